@@ -28,8 +28,13 @@ try:
 except OSError:
     libc = ffi.PyDLL(None, use_errno=True)
 
-_syscall = libc.syscall
-_syscall.restype = ffi.c_long
+libc.syscall.restype = ffi.c_long
+# One for each number of arguments. A type that takes ints as whole registers, bytes, None and
+# objects of ctypes as they are: to wrap each int took a quarter of a call.
+_syscalls = [libc["syscall"] for _ in range(7)]
+for _count, _function in enumerate(_syscalls, 1):
+    _function.restype = ffi.c_long
+    _function.argtypes = [ffi.c_void_p] * _count
 
 # x86_64 and aarch64 share the numbers from pidfd_send_signal (424) on.
 _MACHINE = os.uname().machine
@@ -121,17 +126,14 @@ def syscall(name: str, number: int, *args: object) -> int:
     Args:
         name: the call as an error shall show it, as `openat2(/etc)`.
         number: the architecture's number.
-        args: ints (passed as longs), bytes (as pointers), ctypes objects, None.
+        args: six at most: ints (passed as longs), bytes (as pointers), arrays of ctypes, None.
 
     Raises:
         SyscallError: the kernel returned an error.
 
     Source: syscall(2).
     """
-    result: int = _syscall(
-        ffi.c_long(number),
-        *(ffi.c_long(arg) if isinstance(arg, int) else arg for arg in args),
-    )
+    result: int = _syscalls[len(args)](number, *args)
     if result == -1:
         raise failed(name)
     return result

@@ -125,8 +125,18 @@ class Lent:
         set_capabilities(self._every, self._every, 0)
 
 
+_last = -1
+
+
 def last_capability() -> int:
     """Return the highest capability number of this kernel, without /proc."""
+    global _last
+    if _last < 0:
+        _last = _find_last()
+    return _last
+
+
+def _find_last() -> int:
     number = len(NAMES) - 1
     while True:
         try:

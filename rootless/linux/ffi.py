@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         c_size_t,
         c_uint32,
         c_ulong,
+        c_void_p,
         create_string_buffer,
         get_errno,
     )
@@ -58,6 +59,9 @@ else:
         class c_char_p(_SimpleCData):  # noqa: N801
             _type_ = "z"
 
+        class c_void_p(_SimpleCData):  # noqa: N801
+            _type_ = "P"
+
         class c_char(_SimpleCData):  # noqa: N801
             _type_ = "c"
 
@@ -75,9 +79,12 @@ else:
                 self._handle = dlopen(name, 0)
 
             def __getattr__(self, name):
-                function = _Function((name, self))
+                function = self[name]
                 setattr(self, name, function)
                 return function
+
+            def __getitem__(self, name):
+                return _Function((name, self))
 
         def create_string_buffer(init, size=0):
             """Return a mutable buffer of `init`, or of that many zero bytes."""
@@ -100,6 +107,7 @@ else:
             c_size_t,
             c_uint32,
             c_ulong,
+            c_void_p,
             create_string_buffer,
             get_errno,
         )
@@ -115,6 +123,7 @@ __all__ = [
     "c_size_t",
     "c_uint32",
     "c_ulong",
+    "c_void_p",
     "create_string_buffer",
     "get_errno",
 ]

@@ -14,6 +14,7 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS  # links count from the directory, too
 BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS  # below the directory, through no link
 
 _ATTEMPTS = 64
@@ -28,7 +29,7 @@ def openat2(
     path: str | bytes,
     flags: int,
     mode: int = 0,
-    resolve: int = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+    resolve: int = IN_ROOT,
 ) -> int:
     """Open `path` with `dir_fd` as the root of every lookup; return a close-on-exec descriptor.
 
@@ -59,54 +60,61 @@ def openat2(
     raise AssertionError("unreachable")
 
 
-def make_dirs(root_fd: int, path: str | bytes, mode: int = 0o755) -> int:
+def make_dirs(root_fd: int, path: str | bytes, mode: int = 0o755, resolve: int = IN_ROOT) -> int:
     """Open the directory `path` beneath `root_fd`, making what is missing; return an O_PATH fd.
 
     Links inside the root are followed inside the root, and where one dangles, what it points to
     is made. Each component is made by descriptor in the parent that was just opened, so a link
     swapped in gains nothing.
 
+    Args:
+        resolve: RESOLVE_*, RESOLVE_IN_ROOT among them.
+
     Raises:
-        SyscallError: ENOTDIR: a component is a file; ELOOP: links in a circle.
+        SyscallError: ENOTDIR: a component is a file; ELOOP: links in a circle, or a forbidden one.
     """
-    return _make_dirs(root_fd, encode(path) or b"", mode, LINKS)
+    return _make_dirs(root_fd, encode(path) or b"", mode, resolve, LINKS)
 
 
-def make_file(root_fd: int, path: str | bytes, mode: int = 0o644) -> int:
+def make_file(root_fd: int, path: str | bytes, mode: int = 0o644, resolve: int = IN_ROOT) -> int:
     """Open the file `path` beneath `root_fd`, made if it is missing; return an O_PATH fd.
 
     Raises:
         SyscallError: as `make_dirs`.
     """
-    return _make_file(root_fd, encode(path) or b"", mode, LINKS)
+    return _make_file(root_fd, encode(path) or b"", mode, resolve, LINKS)
 
 
-def _make_dirs(root_fd: int, raw: bytes, mode: int, links: int) -> int:
-    done = b""
-    current = os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=root_fd)
+def _make_dirs(root_fd: int, raw: bytes, mode: int, resolve: int, links: int) -> int:
+    flags = os.O_PATH | os.O_DIRECTORY
+    names = [name for name in raw.split(b"/") if name not in (b"", b".")]
+    there = len(names)  # mostly all are there, or all but the last
+    while there:
+        try:
+            current = openat2(root_fd, b"/".join(names[:there]), flags, resolve=resolve)
+            break
+        except SyscallError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            there -= 1
+    else:
+        current = os.open(".", flags, dir_fd=root_fd)
     try:
-        for name in raw.split(b"/"):
-            if name in (b"", b"."):
-                continue
-            parent, done = done, done + b"/" + name
+        for index in range(there, len(names)):
+            name, done = names[index], b"/".join(names[: index + 1])
             try:
-                following = openat2(root_fd, done, os.O_PATH | os.O_DIRECTORY)
-            except SyscallError as error:
-                if error.errno != errno.ENOENT:
+                os.mkdir(name, mode, dir_fd=current)
+            except FileExistsError:
+                pass  # a dangling link, or somebody was faster
+            except OSError as failure:
+                raise SyscallError(f"mkdir({shown(done)})", failure.errno or 0) from failure
+            try:
+                following = openat2(root_fd, done, flags, resolve=resolve)
+            except SyscallError as failure:
+                if failure.errno != errno.ENOENT:
                     raise
-                try:
-                    os.mkdir(name, mode, dir_fd=current)
-                except FileExistsError:
-                    pass  # a dangling link, or somebody was faster
-                except OSError as failure:
-                    raise SyscallError(f"mkdir({shown(done)})", failure.errno or 0) from failure
-                try:
-                    following = openat2(root_fd, done, os.O_PATH | os.O_DIRECTORY)
-                except SyscallError as failure:
-                    if failure.errno != errno.ENOENT:
-                        raise
-                    target = _dangling(current, name, parent, links)
-                    following = _make_dirs(root_fd, target, mode, links - 1)
+                target = _dangling(current, name, b"/".join(names[:index]), links)
+                following = _make_dirs(root_fd, target, mode, resolve, links - 1)
             os.close(current)
             current = following
         return current
@@ -115,21 +123,22 @@ def _make_dirs(root_fd: int, raw: bytes, mode: int, links: int) -> int:
         raise
 
 
-def _make_file(root_fd: int, raw: bytes, mode: int, links: int) -> int:
+def _make_file(root_fd: int, raw: bytes, mode: int, resolve: int, links: int) -> int:
     parent, _, name = raw.rstrip(b"/").rpartition(b"/")
-    parent_fd = _make_dirs(root_fd, parent, 0o755, links)
+    parent_fd = _make_dirs(root_fd, parent, 0o755, resolve, links)
     try:
         try:
             # The kernel follows a last link that dangles, and makes its target.
-            os.close(openat2(root_fd, raw, os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, mode))
-            return openat2(root_fd, raw, os.O_PATH)
+            flags = os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+            os.close(openat2(root_fd, raw, flags, mode, resolve))
+            return openat2(root_fd, raw, os.O_PATH, resolve=resolve)
         except SyscallError as error:
             if error.errno != errno.ENOENT:
                 raise
         target = _dangling(parent_fd, name, parent, links)
     finally:
         os.close(parent_fd)
-    return _make_file(root_fd, target, mode, links - 1)
+    return _make_file(root_fd, target, mode, resolve, links - 1)
 
 
 def _dangling(dir_fd: int, name: bytes, parent: bytes, links: int) -> bytes:

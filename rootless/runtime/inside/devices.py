@@ -13,6 +13,7 @@ import stat
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as api
 from rootless.linux.call import AT_FDCWD
+from rootless.linux.openat2 import make_dirs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,13 +90,18 @@ def _check_node(fd: int, path: str, kind: int, number: tuple[int, int]) -> None:
 
 
 def populate(root: Root, nodes: dict[str, int]) -> None:
-    """Attach the nodes and make the links; /dev must be a tmpfs of ours by now."""
-    for path, mount_fd in nodes.items():
-        target = root.target(path, os.fstat(mount_fd))
-        api.move_mount(mount_fd, target)
-        os.close(target)
-    dev_fd = root.open("/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    """Attach the nodes and make the links; /dev is mostly a tmpfs of ours by now."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     try:
+        dev_fd = root.open("/dev", flags)
+    except SyscallError:
+        os.close(make_dirs(root.fd, "/dev"))
+        dev_fd = root.open("/dev", flags)
+    try:
+        for path, mount_fd in nodes.items():
+            target = _place(root, dev_fd, path, mount_fd)
+            api.move_mount(mount_fd, target)
+            os.close(target)
         for name, target_path in _LINKS.items():
             try:
                 os.symlink(target_path, name, dir_fd=dev_fd)
@@ -105,3 +111,15 @@ def populate(root: Root, nodes: dict[str, int]) -> None:
                 raise SyscallError(f"symlink(/dev/{name})", error.errno or 0) from error
     finally:
         os.close(dev_fd)
+
+
+def _place(root: Root, dev_fd: int, path: str, mount_fd: int) -> int:
+    """Open the file that a node is attached to: mostly a new one in /dev, so no link is there."""
+    directory, _, name = path.rpartition("/")
+    if directory == "/dev":
+        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        try:
+            return os.open(name, flags, 0o644, dir_fd=dev_fd)
+        except OSError:
+            pass  # there is one, or there cannot be
+    return root.target(path, os.fstat(mount_fd))

@@ -19,8 +19,8 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import mount as api
 from rootless.linux.call import AT_FDCWD
 from rootless.linux.openat2 import (
+    IN_ROOT,
     RESOLVE_IN_ROOT,
-    RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     make_dirs,
     make_file,
@@ -338,18 +338,16 @@ class Root:
             source: of what will be mounted there: a directory, or anything else.
             links: follow symbolic links, inside the root.
         """
-        resolve = RESOLVE_IN_ROOT | (RESOLVE_NO_MAGICLINKS if links else RESOLVE_NO_SYMLINKS)
-        for attempt in (1, 2):
-            try:
-                return openat2(self.fd, destination, os.O_PATH, resolve=resolve)
-            except SyscallError as error:
-                if error.errno == errno.ELOOP and not links:
-                    raise RlessError("the image has a symbolic link there") from error
-                if error.errno != errno.ENOENT or attempt == 2:
-                    raise
-            make = make_dirs if stat.S_ISDIR(source.st_mode) else make_file
-            os.close(make(self.fd, destination))
-        raise AssertionError("unreachable")
+        resolve = IN_ROOT if links else RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS
+        try:
+            return openat2(self.fd, destination, os.O_PATH, resolve=resolve)
+        except SyscallError as error:
+            if error.errno == errno.ELOOP and not links:
+                raise RlessError("the image has a symbolic link there") from error
+            if error.errno != errno.ENOENT:
+                raise
+        make = make_dirs if stat.S_ISDIR(source.st_mode) else make_file
+        return make(self.fd, destination, resolve=resolve)
 
     def _refuse_procfs(self, destination: str, target: int) -> None:
         """Refuse to cover a part of our procfs: what the kernel shows there must be true."""
@@ -361,7 +359,7 @@ class Root:
 
         A path that does not exist needs no mask.
         """
-        empty = -1
+        empty = file = -1
         for path in dict.fromkeys(paths):
             try:
                 target = self.open(path)
@@ -369,19 +367,22 @@ class Root:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     continue
                 raise
-            if not stat.S_ISDIR(os.fstat(target).st_mode):
-                cover = api.open_tree(null_fd, b"", recursive=False)
+            if stat.S_ISDIR(os.fstat(target).st_mode):
+                if empty < 0:
+                    empty = cover = api.new_mount("tmpfs", _EMPTY_TMPFS, _EMPTY_ATTRIBUTES)
+                else:
+                    cover = api.open_tree(empty, b"", recursive=False)
+            elif file < 0:
+                file = cover = api.open_tree(null_fd, b"", recursive=False)
                 api.mount_setattr(cover, propagation=api.MS_PRIVATE)
-            elif empty < 0:
-                empty = api.new_mount("tmpfs", _EMPTY_TMPFS, _EMPTY_ATTRIBUTES)
-                cover = os.dup(empty)
             else:
-                cover = api.open_tree(empty, b"", recursive=False)
+                cover = api.open_tree(file, b"", recursive=False)
             api.move_mount(cover, target)
-            os.close(cover)
             os.close(target)
-        if empty >= 0:
-            os.close(empty)
+            if cover not in (empty, file):
+                os.close(cover)
+        for fd in {empty, file} - {-1}:
+            os.close(fd)
 
     def make_read_only(self, path: str) -> None:
         """Cover one path with a read-only view of itself; a missing path needs none."""

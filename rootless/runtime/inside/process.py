@@ -230,27 +230,29 @@ def guard_image(program: str, environment: dict[str, str], own: tuple[int, int])
     for candidate in _candidates(program, environment):
         path = candidate
         for _ in range(_SCRIPT_DEPTH):
-            if path:
-                _refuse_magic(path, own)
-                path = _interpreter(path)
+            if not path or not _refuse_magic(path, own):
+                break
+            path = _interpreter(path)
 
 
-def _refuse_magic(path: str, own: tuple[int, int]) -> None:
+def _refuse_magic(path: str, own: tuple[int, int]) -> bool:
+    """Refuse a path that leads to our program; tell whether there may be anything."""
     try:
         os.close(openat2(AT_FDCWD, path, os.O_PATH, resolve=RESOLVE_NO_MAGICLINKS))
-        return
+        return True
     except SyscallError as error:
         if error.errno != errno.ELOOP:
-            return  # execve will tell
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR)  # execve will tell
     try:
         status = os.stat(path)
     except OSError:
-        return
+        return True
     if (status.st_dev, status.st_ino) == own:
         raise RlessError(
             f"cannot execute {path}: it leads to the program that starts the container",
             exit_code=EXIT_CANNOT_EXECUTE,
         )
+    return True
 
 
 def _interpreter(path: str) -> str:
