@@ -41,6 +41,7 @@ HELPERS = {
     "rless-listener": "helpers/listener",
     "rless-monitor": "helpers/monitor",
     "rless-networks": "helpers/networks",
+    "rless-pasta": "helpers/pasta.c",
     "rless-serve": "helpers/fuse_server",
     "rless-userns-holder": "helpers/userns_holder",
 }

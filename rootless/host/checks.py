@@ -448,6 +448,7 @@ def check_linger(
 PROGRAMS = {
     "rless-monitor": "no container can be started",
     "rless-userns-holder": "no container can be started",
+    "rless-pasta": "containers have no network of their own",
     "rless-networks": "containers cannot be in a network of several",
     "rless-serve": "image files are not mounted",
     "rless-init": "--init is refused",

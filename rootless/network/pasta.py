@@ -17,6 +17,8 @@ Theory of operation:
   foreground as well, after everything is configured, in every version.
 - pasta takes 25 to 45 ms to end, because the kernel has to remove the tap device. Nobody waits for
   that, unless ports are published: pasta holds them until it has ended.
+- Until its namespaces are there, a small program waits in its place, rless-pasta
+  (helpers/pasta.c).
 - pasta needs the default action of SIGPIPE. Python ignores the signal, children inherit that, and
   pasta's version of 2023 gives up ("Couldn't install signal handlers").
 """
@@ -29,17 +31,17 @@ import select
 import time
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import prctl, process
+from rootless.linux import process
 from rootless.linux.signals import signal
 from rootless.network.pasta_options import command, interface, mac_address, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
 
     from rootless.network.ports import Port, Taken
 
+_PROGRAM = "rless-pasta"
 _ALTERNATIVE = "use --network=host or --network=none"
 
 
@@ -86,56 +88,33 @@ class Pasta:
         self.pidfd = -1
 
     def fork(self, die_with_parent: bool) -> None:
-        """Fork the process that becomes pasta; it waits for `begin`.
+        """Start the process that becomes pasta; it waits for `begin`.
 
         Where it runs: in the host's network namespace: so before an unshare(CLONE_NEWNET).
+
+        Raises:
+            RlessError: the installation is broken.
         """
         parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                self._become(parent if die_with_parent else 0)
-            finally:
-                os._exit(127)
+        words = [_PROGRAM, str(parent if die_with_parent else 0), *self._arguments]
+        ends = (self._go[0], self._ready[1], self._errors[1])
+        try:
+            self.pid = os.posix_spawn(
+                process.own_program(_PROGRAM),
+                words,
+                process.HELPER_ENVIRONMENT,
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate(ends)],
+                setsigdef=process.HELPER_SIGNALS,
+                setsigmask=(),
+            )
+        except OSError as error:
+            raise process.cannot_execute(_PROGRAM, error) from error
         # The ends that are only pasta's: while anybody else has them its end is not seen.
         self._go = _without(self._go, 0)
         self._ready = _without(self._ready, 1)
         self._errors = _without(self._errors, 1)
         self._parent = parent
-        self.pid = pid
-        self.pidfd = process.pidfd_open(pid)
-
-    def _become(self, parent: int) -> NoReturn:
-        os.setsid()
-        if parent:
-            prctl.set_parent_death_signal(signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(127)  # it ended before the line above
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        os.close(self._go[1])
-        paths = b""
-        while paths.count(b"\n") < 2:
-            chunk = os.read(self._go[0], 8192)
-            if not chunk:
-                os._exit(127)  # the start was given up
-            paths += chunk
-        netns, userns = paths.decode("utf-8", "surrogateescape").split("\n")[:2]
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for source, target in ((null, 0), (self._ready[1], 1), (self._errors[1], 2)):
-            os.dup2(source, target)
-        process.close_on_exec_from(3)
-        os.chdir("/")
-        path, *arguments = self._arguments
-        try:
-            os.execve(
-                path,
-                ["pasta", "--netns", netns, "--userns", userns, *arguments],
-                process.HELPER_ENVIRONMENT,
-            )
-        except OSError as error:
-            os.write(2, f"{path}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
-            os._exit(127)
+        self.pidfd = process.pidfd_open(self.pid)
 
     def begin(self, netns_path: str, userns_path: str) -> None:
         """Tell the waiting process which namespaces to serve; they must be mapped by now."""

@@ -60,7 +60,7 @@ MODULES_OF_EXEC = 97
 MODULES_OF_VERSION = 44
 MODULES_OF_STATE = 55
 MORE_MODULES_OF_FRONT = 16
-PATHS_OF_RUN = 442
+PATHS_OF_RUN = 392
 RUN = ("run", "--rm", "--network", "none", "--userns", "single")
 
 

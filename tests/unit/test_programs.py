@@ -16,7 +16,9 @@ from tests.lib.compiled import PROGRAMS, ROOT
 
 pytestmark = pytest.mark.needs("compiler", "readelf")
 HELPERS = ROOT / "helpers"
-SOURCES = ["init.c", "monitor", "networks", "fuse_server", "userns_holder", "listener"]
+SOURCES = [
+    *("init.c", "monitor", "networks", "fuse_server", "userns_holder", "listener", "pasta.c"),
+]
 LAUNCHER = "launcher/launch.c"
 
 

@@ -22,14 +22,18 @@ def installed(own_rless: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return tree / "rootless" / "bin"
 
 
-PROGRAMS = ["rless-monitor", "rless-userns-holder", "rless-init"]
+PROGRAMS = [
+    *("rless-monitor", "rless-userns-holder", "rless-init"),
+    pytest.param("rless-pasta", marks=pytest.mark.needs("pasta", "tun")),
+]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_missing_program_is_reported(own_rless: Product, installed: Path, name: str) -> None:
     rless = own_rless
     (installed / name).unlink()
-    done = rless("run", "--rm", "--init", "--network=none", rless.image, "true").expect(125)
+    network = () if name == "rless-pasta" else ("--network=none",)
+    done = rless("run", "--rm", "--init", *network, rless.image, "true").expect(125)
     error = done.one_line_error()
     assert f"cannot execute {installed}/{name}: No such file or directory" in error
     assert "install rless again" in error
