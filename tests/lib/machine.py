@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from tests.lib.product import Result
 
 IMAGE = "oci:/opt/images/busybox"
-_BOOT = 240.0  # seconds; an emulated processor is slow, and so may be the machine that does it
+_BOOT = 480.0  # seconds; an emulated processor is slow, and so may be the machine that does it
+_RUN = 420.0  # the most that a script takes
 _PAYLOAD = 128 << 20  # bytes of the disk with this tree: what is saved knows the size
 
 # The end of a boot, and what the first commands would have to read.
@@ -49,13 +50,17 @@ tar -C / -xpf /dev/vdb && sync"""
 class Machine:
     """A virtual machine that runs until the end of the `with` block.
 
+    Args:
+        payload: what it unpacks at its start (`write_payload`), written if it is not there.
+
     Attributes:
         users: those that scripts have run as; the caller may clear it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, payload: Path | None = None) -> None:
         self.cache = Path(os.environ["RLESS_VM_CACHE"])
         self.directory = directory
+        self.payload = payload or directory / "payload.tar"
         self.users: set[str] = set()
         self._qemu: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -64,7 +69,8 @@ class Machine:
         self._count = 0
 
     def __enter__(self) -> Machine:
-        write_payload(self.directory)
+        if not self.payload.exists():
+            write_payload(self.payload)
         saved = self.is_saved()
         self._make_disk(self.cache / "saved", "qcow2") if saved else self._make_disk()
         if saved:
@@ -129,7 +135,7 @@ class Machine:
             "-append", "console=ttyS0 quiet mitigations=off random.trust_cpu=on panic=-1 audit=0",
             "-serial", f"file:{here}/console",
             "-drive", f"file={here}/disk,format=qcow2,if=virtio",
-            "-drive", f"file={here}/payload.tar,format=raw,if=virtio,readonly=on",
+            "-drive", f"file={self.payload},format=raw,if=virtio,readonly=on",
             "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
             "-chardev", f"socket,id=agent,path={here}/port,server=on,wait=off",
             "-device", "virtserialport,chardev=agent,name=agent",
@@ -148,7 +154,8 @@ class Machine:
     def _key(self) -> str:
         """Return what the saved state fits: a disk, a qemu and its devices."""
         version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True).stdout
-        words = " ".join(self._command()).replace(os.fspath(self.directory), "")
+        words = " ".join(self._command()).replace(os.fspath(self.payload), "/payload.tar")
+        words = words.replace(os.fspath(self.directory), "")
         disk = (self.cache / "stamp").read_text()
         return hashlib.sha256(f"{version!r} {words} {disk} {_SETTLE}".encode()).hexdigest()
 
@@ -162,7 +169,7 @@ class Machine:
     def save(self) -> None:
         """Boot it, and keep its state: the memory, and a layer of the disk."""
         (self.cache / "state.key").unlink(missing_ok=True)
-        with open(self.directory / "payload.tar", "wb") as file:
+        with open(self.payload, "wb") as file:
             file.truncate(_PAYLOAD)
         self._make_disk()
         console = self.directory / "monitor"
@@ -183,7 +190,7 @@ class Machine:
 
     # -- work ------------------------------------------------------------------------------
 
-    def run(self, script: str, user: str = "alice", timeout: float = 180) -> Result:
+    def run(self, script: str, user: str = "alice", timeout: float = _RUN) -> Result:
         """Run a shell script to its end, in a login session of its own."""
         return self.wait(self.start(script, user), timeout)
 
@@ -196,7 +203,7 @@ class Machine:
         self._socket.sendall(json.dumps(job).encode() + b"\n")
         return self._count
 
-    def wait(self, number: int, timeout: float = 180) -> Result:
+    def wait(self, number: int, timeout: float = _RUN) -> Result:
         """Return what a script said, once it has ended."""
         from tests.lib.product import Result
 
@@ -239,21 +246,20 @@ class Machine:
                 self._news.notify_all()
 
 
-def write_payload(directory: Path) -> None:
+def write_payload(path: Path) -> None:
     """Write what the machine unpacks at its start: this tree, installed, and an image."""
     from tests.lib import images
     from tests.lib.compiled import ROOT
 
-    tree = directory / "payload"
+    tree = path.parent / "payload"
     other = Path(os.environ["RLESS_VM_CACHE"], "tree")
     if other.exists():
-        _install_for(other, tree / "opt/rless", directory)
+        _install_for(other, tree / "opt/rless", path.parent)
     else:
         # Made for the Python of this machine, which is the other one's: they are of one release.
         _pip("install", "--ignore-installed", "--no-warn-script-location",
              "--prefix", tree / "opt/rless", ROOT)  # fmt: skip
     images.write_oci_layout(images.busybox_image(), tree / "opt/images/busybox")
-    path = directory / "payload.tar"
     subprocess.run(
         ["tar", "-C", tree, "--owner=0", "--group=0", "--mode=go=u-w", "-cf", path, "."],
         check=True,
