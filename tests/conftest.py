@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 
 import hypothesis
 import pytest
@@ -15,6 +16,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Watch the tests; put each xdist worker into a cgroup of its own: what it finds is its own."""
     config.pluginmanager.register(watch)
     config.pluginmanager.register(known_flaky)
+    if "XDG_RUNTIME_DIR" not in os.environ:  # skopeo and Podman would look into one of root's
+        directory = tempfile.TemporaryDirectory(prefix="rless-run-")
+        config.add_cleanup(directory.cleanup)
+        os.environ["XDG_RUNTIME_DIR"] = directory.name
     group, worker = os.environ.get("RLESS_TEST_CGROUP"), os.environ.get("PYTEST_XDIST_WORKER")
     if not group or not worker:
         return

@@ -101,8 +101,8 @@ class Product:
             "TERM": "dumb",
         }
         self.image = ""  # what run, sh and probe use
-        self._baseline = descendants()
         self._known: list[subprocess.Popen[bytes]] = []
+        self.begin()
 
     # -- running ---------------------------------------------------------------------------
 
@@ -222,6 +222,10 @@ class Product:
                 found += [f"cgroup {directory}/{name}" for name in names if name[:6] == "rless-"]
         return found
 
+    def begin(self) -> None:
+        """Take what runs now for something else: a registry of the session, a pause of Podman."""
+        self._baseline = descendants()
+
     def assert_clean(self, grace: float = _GRACE) -> None:
         """Fail if something is left behind."""
         deadline = time.monotonic() + grace
@@ -243,14 +247,15 @@ class Product:
                     except OSError:
                         pass  # nobody reads what was still buffered
         self._known = []
-        for pid in self.processes():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # it has ended, or ends with its parent
-        self("ps", "-a")
-        for name in self.containers():
-            self("rm", "-f", name)
+        if self.leftovers():
+            for pid in self.processes():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass  # it has ended, or ends with its parent
+            self("ps", "-a")
+            for name in self.containers():
+                self("rm", "-f", name)
         if any(name[0] != "." for name in _names(self.storage / "volumes")):
             self("volume", "prune", "-a", "-f")
 
@@ -394,6 +399,7 @@ def shared_product() -> Iterator[Product]:
 @pytest.fixture
 def rless(shared_product: Product) -> Iterator[Product]:
     """Give rless in the shared storage; what the test leaves behind there is a failure."""
+    shared_product.begin()
     yield shared_product
     try:
         shared_product.assert_clean()

@@ -42,8 +42,7 @@ def box(rless: Product) -> Iterator[Any]:
             return self(*flags, "box", "sh", "-c", script, **more)
 
     yield Box()
-    for name in ("box", "other"):
-        rless("rm", "-f", name)
+    rless("rm", "-f", "box", "other")
 
 
 def status(text: str) -> dict[str, str]:
