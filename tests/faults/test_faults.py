@@ -26,17 +26,17 @@ def test_many_kills_leave_nothing(own_rless: Product) -> None:
     storm = Storm(own_rless, SEED)
     own_rless("pull", "-q", own_rless.image).expect()
     try:
-        storm.run(kills=500, seconds=40)
+        storm.run(kills=500, seconds=20)
     except AssertionError as error:
         raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
-    assert storm.kills >= 20
+    assert storm.kills >= 10
 
 
 def test_builds_that_are_killed_leave_nothing(own_rless: Product) -> None:
     own_rless("pull", "-q", own_rless.image).expect()
     storm = BuildStorm(own_rless, SEED)
     try:
-        storm.run(kills=40, seconds=20)
+        storm.run(kills=40, seconds=10)
     except AssertionError as error:
         raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
     assert storm.rounds >= 1
