@@ -87,13 +87,30 @@ def report(error: BaseException, debug: bool = False) -> int:
             except (OSError, RlessError):
                 break
     if isinstance(error, OSError) and error.strerror:
-        _complain(describe(error))
+        _complain(describe(error) + _remedy(error))
     elif isinstance(error, ImportError) and (lacking := lacks_module(error)):
         _complain(lacking)
     else:
         hint = "" if debug else "; run with --debug and report it"
         _complain(f"internal error: {type(error).__name__}: {error}{hint}")
     return 125
+
+
+def _remedy(error: OSError) -> str:
+    """Return what to do where a server that has the storage refused something, else ""."""
+    import errno
+
+    from rootless import paths
+    from rootless.image.model import limits
+
+    if not error.filename or error.errno not in (errno.EACCES, errno.EPERM):
+        return ""
+    try:
+        inside = os.fsdecode(error.filename).startswith(f"{paths.storage_root()}/")
+    except RlessError:
+        return ""
+    hint = limits.hint(error.errno)
+    return f"; {hint}" if inside and hint != limits.NOT_WRITABLE else ""
 
 
 def each(names: Iterable[str], action: Callable[[str], object]) -> int:

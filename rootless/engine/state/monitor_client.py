@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from rootless.errors import CONFLICT, RlessError
+from rootless.errors import CONFLICT, RlessError, escape
 from rootless.linux import unix
 
 TYPE_CHECKING = False
@@ -29,7 +29,11 @@ def address(directory_fd: int) -> str:
 
 
 def listen(directory: str) -> int:
-    """Make the socket in a container's directory, and return it listening."""
+    """Make the socket in a container's directory, and return it listening.
+
+    Raises:
+        RlessError: its file system holds no sockets, as sshfs.
+    """
     import _socket
 
     directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -39,7 +43,11 @@ def listen(directory: str) -> int:
             os.unlink(_SOCKET, dir_fd=directory_fd)
         except FileNotFoundError:
             pass  # of an earlier start
-        channel.bind(address(directory_fd))
+        try:
+            channel.bind(address(directory_fd))
+        except OSError as error:
+            what = f"cannot make a socket in {escape(directory)}: {error.strerror}"
+            raise RlessError(what, "set RLESS_STORAGE to a local directory") from error
         channel.listen(64)
         return channel.detach()
     finally:

@@ -81,6 +81,7 @@ for _name, _value in config.sections().get("images.limits", {}).items():
     globals()[_name.upper().replace("-", "_")] = _value
 
 
+_LOCAL = ("", "tmpfs", "ramfs")  # where a refusal is no matter of a server
 _HINTS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), NO_ROOM),
     **dict.fromkeys((errno.EROFS, errno.EACCES), NOT_WRITABLE),
@@ -89,8 +90,10 @@ _HINTS = {
 
 def hint(number: int | None) -> str | None:
     """Return what to do about an errno of writing to the store; None: nobody knows."""
-    if number == errno.EPERM:
-        return NO_OWNERS.format(_file_system() or "this file system")
+    if number in (errno.EPERM, errno.EACCES):
+        name = _file_system()
+        if number == errno.EPERM or name not in _LOCAL:
+            return NO_OWNERS.format(name or "this file system")
     if number in (errno.EOPNOTSUPP, errno.ENOLCK, errno.ESTALE):
         name = _file_system()
         return f"set RLESS_STORAGE to a local directory, away from {name}" if name else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from rootless.cli import complete, parse, streams, verb_table
 from rootless.cli import main as cli
 from rootless.cli.options import RUN
 from rootless.errors import RlessError
+from rootless.linux import filesystem
 
 ROOT = Path(__file__).parents[3]
 
@@ -225,6 +227,27 @@ def test_errors_are_printed_in_one_place(
     monkeypatch.setattr(cli, "load", loader(fail))
     assert cli.main(["ps"]) == code
     assert capfd.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("system", "remedy"),
+    [("NFS", "; set RLESS_STORAGE to a local directory: NFS refuses foreign owners"), ("", "")],
+)
+def test_server_that_refuses_a_file_of_the_storage_is_named(
+    system: str,
+    remedy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As NFS with root_squash: the error is Python's own."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("RLESS_STORAGE", str(tmp_path))
+    monkeypatch.setattr(filesystem, "name_of", lambda path: system)
+    path = f"{tmp_path}/tmp/1-2"
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    assert streams.report(refused, debug=False) == 125
+    assert capfd.readouterr().err == f"rless: {path}: Permission denied{remedy}\n"
 
 
 def loader(action: object) -> object:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from rootless.engine.state.monitor_client import Client
+from pathlib import Path
+
+import pytest
+
+from rootless.engine.state.monitor_client import Client, listen
+from rootless.errors import RlessError
 from rootless.linux import unix
 
 
@@ -19,3 +24,12 @@ def test_last_message_is_read_after_a_connection_reset() -> None:
     client.hear()
     assert client.gone
     client.close()
+
+
+def test_directory_that_holds_no_socket_is_named(tmp_path: Path) -> None:
+    """As sshfs holds none; here a directory that cannot be written to."""
+    tmp_path.chmod(0o500)
+    said = r"cannot make a socket in .*Permission denied; set RLESS_STORAGE"
+    with pytest.raises(RlessError, match=said):
+        listen(str(tmp_path))
+    tmp_path.chmod(0o700)
