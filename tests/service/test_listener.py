@@ -160,6 +160,33 @@ def test_service_starts_on_demand_and_its_socket_outlives_it(
     assert os.stat(on_demand.path).st_ino == inode
 
 
+def test_fifty_starts_and_stops_leave_nothing(own_rless: Product) -> None:
+    """A container that was started through the first service outlives them all."""
+    own_rless("pull", "-q", own_rless.image).expect()
+    own_rless("tag", own_rless.image, "docker.io/library/probe").expect()
+    path = str(own_rless.runtime / "rless" / "docker.sock")
+    own_rless("service", "start").expect()
+    client = client_of(path)
+    wanted = {"Image": "probe", "Cmd": ["sleep", "600"], "HostConfig": {"NetworkMode": "none"}}
+    assert client.ask("POST", "/containers/create?name=stays", wanted)[0] == 201
+    assert client.ask("POST", "/containers/stays/start")[0] == 204
+    script = f"""if 1:
+        from rootless.service import listener
+        for _ in range(50):
+            assert listener.stop({path!r})
+            listener.ensure({path!r})
+        """
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, env=own_rless.env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert client.ask("GET", "/containers/stays/json")[1]["State"]["Running"]
+    assert services(own_rless)
+    own_rless("service", "stop").expect()
+    assert own_rless("rm", "-f", "stays").expect().out == "stays\n"
+    assert sorted(os.listdir(os.path.dirname(path))) == ["docker.sock.lock", "docker.sock.log"]
+    own_rless.assert_clean()
+
+
 def test_dial_stdio_passes_the_end_of_input_on(on_demand: Service, rless: Product) -> None:
     asked = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"
     done = rless("system", "dial-stdio", stdin=asked).expect()
