@@ -16,6 +16,7 @@ from tests.lib.build_faults import BuildStorm
 from tests.lib.faults import Storm
 from tests.lib.life import OBEDIENT, init_of, monitor_of, row
 from tests.lib.product import Product, wait_for
+from tests.lib.service_faults import ServiceStorm
 
 pytestmark = [pytest.mark.needs("user namespaces", "subordinate ids"), pytest.mark.timeout(300)]
 
@@ -37,6 +38,16 @@ def test_builds_that_are_killed_leave_nothing(own_rless: Product) -> None:
     storm = BuildStorm(own_rless, SEED)
     try:
         storm.run(kills=40, seconds=10)
+    except AssertionError as error:
+        raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
+    assert storm.rounds >= 1
+
+
+def test_service_that_is_killed_loses_streams_only(own_rless: Product) -> None:
+    own_rless("pull", "-q", own_rless.image).expect()
+    storm = ServiceStorm(own_rless, SEED)
+    try:
+        storm.run(kills=100, seconds=8)
     except AssertionError as error:
         raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
     assert storm.rounds >= 1

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tests.lib.product import Product, descendants
 
-_MARK = "container-of-a-storm-"
-_SCRIPT = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
+MARK = "container-of-a-storm-"
+SCRIPT = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
 _CALM = 15.0  # seconds that the kernel and the monitors may take until all is as it will stay
 _VERBS = (
     "run run run-rm run-always create start start stop stop rm rm-f rm-fv restart kill exec exec-d"
@@ -81,8 +81,8 @@ class Storm:
 
     def _begin(self) -> subprocess.Popen[bytes]:
         name, verb = self.chance.choice(self.names), self.chance.choice(_VERBS)
-        image = ("--network=none", "-v", "/anonymous", self.rless.image, "sh", "-c", _SCRIPT,
-                 f"{_MARK}{name}")  # fmt: skip
+        image = ("--network=none", "-v", "/anonymous", self.rless.image, "sh", "-c", SCRIPT,
+                 f"{MARK}{name}")  # fmt: skip
         words = {
             "run": ("run", "-d", "--name", name, *image),
             "run-rm": ("run", "-d", "--rm", "--name", name, *image),
@@ -93,8 +93,8 @@ class Storm:
             "rm-fv": ("rm", "-f", "-v", name),
             "restart": ("restart", "-t", "1", name),
             "stop": ("stop", "-t", "1", name),
-            "exec": ("exec", name, "sh", "-c", "sleep 600; :", f"exec-{_MARK}{name}"),
-            "exec-d": ("exec", "-d", name, "sh", "-c", "sleep 600; :", f"exec-{_MARK}{name}"),
+            "exec": ("exec", name, "sh", "-c", "sleep 600; :", f"exec-{MARK}{name}"),
+            "exec-d": ("exec", "-d", name, "sh", "-c", "sleep 600; :", f"exec-{MARK}{name}"),
             "logs": ("logs", "-f", name),
             "ps": ("ps", "-a"),
         }.get(verb, (verb, name))
@@ -200,15 +200,20 @@ class Storm:
             for _, directories, _ in os.walk(group):
                 ours = [name for name in directories if name.startswith("rless-")]
                 leaks += [f"leak: cgroup {name}" for name in ours if name[6:] not in running]
-        accounted = below([entry["monitor"][0] for entry in self._live() if entry.get("monitor")])
+        accounted = self._accounted()
         # What was begun by `exec` belongs to the container, too, whoever its parent is now.
         inside = {namespace(pid) for shells in marked().values() for pid in shells}
         for pid, what in rless.processes().items():
             # A keeper stays, whoever has killed its command, for as long as what it keeps.
-            keeps = {namespace(child) for child in children(pid)} & (inside - {namespace("self")})
+            kept = {namespace(one) for one in (*children(pid), *held(pid))}
+            keeps = kept & (inside - {namespace("self")})
             if pid not in accounted and namespace(pid) not in inside and not keeps:
                 leaks.append(f"leak: process {pid} {what}")
         return leaks
+
+    def _accounted(self) -> set[int]:
+        """Return the processes that belong to something that runs."""
+        return below([entry["monitor"][0] for entry in self._live() if entry.get("monitor")])
 
     def _tell(self, what: str) -> str:
         history = "\n".join(self.history)
@@ -225,7 +230,7 @@ def marked(prefix: str = "") -> dict[str, list[int]]:
             children_of_namespace = Path(f"/proc/{pid}/status").read_text()
         except OSError:
             continue
-        mark = f"{prefix}{_MARK}".encode()
+        mark = f"{prefix}{MARK}".encode()
         is_shell = words[:1] == [b"sh"] and len(words) > 3 and words[3].startswith(mark)
         inner = next(
             line.split() for line in children_of_namespace.splitlines() if line.startswith("NSpid")
@@ -241,6 +246,17 @@ def children(pid: int) -> list[int]:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def held(pid: int) -> list[int]:
+    """Return the processes that a process has pidfds of."""
+    found = []
+    try:
+        for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+            found += [int(line[4:]) for line in path.read_text().split("\n") if line[:4] == "Pid:"]
+    except OSError:
+        pass  # it has gone
+    return [one for one in found if one > 0]
 
 
 def namespace(pid: int | str) -> str:
