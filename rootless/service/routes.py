@@ -82,6 +82,7 @@ POST /exec/{id}/resize exec.resize
 GET /exec/{id}/json exec.inspect
 GET /events events.events
 GET /images/json images.list_all
+GET /images/search registry.search
 POST /build build.build body
 POST /build/prune prune.build
 POST /commit images.commit
@@ -131,11 +132,6 @@ _REFUSED = tuple(
         (r"/containers/.+/checkpoints(/.*)?", 501, "rless makes no checkpoints"),
     )
 )
-# Of Docker's API, and not built yet.
-_LATER = re.compile(
-    r"/(auth|build(/.+)?|commit|events|system/df|distribution/.+"
-    r"|(containers|images|volumes|networks|exec)(/.*)?)"
-)
 
 
 async def dispatch(request: Request) -> Response | None:
@@ -144,13 +140,9 @@ async def dispatch(request: Request) -> Response | None:
     Raises:
         HttpError: there is none, or it refuses.
     """
-    known = False
     for route in ROUTES:
-        match = route.pattern.fullmatch(request.path)
+        match = route.pattern.fullmatch(request.path) if route.method == request.method else None
         if match is None:
-            continue
-        known = True
-        if route.method != request.method:
             continue
         request.names = {name: decode_name(text) for name, text in match.groupdict().items()}
         module, _, function = route.endpoint.partition(".")
@@ -166,6 +158,4 @@ async def dispatch(request: Request) -> Response | None:
     for pattern, status, why in _REFUSED:
         if pattern.fullmatch(request.path):
             raise HttpError(status, why)
-    if known or _LATER.fullmatch(request.path):
-        raise HttpError(501, f"rless does not serve {request.method} {request.path} yet")
     raise HttpError(404, "page not found")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -192,3 +193,18 @@ def test_stats_has_the_interfaces_of_a_network(service: Service, image: str) -> 
     (only,) = counters().values()
     assert {"rx_bytes", "tx_bytes", "rx_packets", "tx_dropped"} <= only.keys()
     assert service.ask("DELETE", "/containers/net?force=1")[0] == 204
+
+
+@pytest.mark.needs("docker-registry")
+def test_search_finds_repositories(service: Service) -> None:
+    with images.registry() as host:
+        name = f"{host}/team/tool"
+        images.push(images.Image([images.layer({"f": "x"})]), f"{name}:1")
+        query = f"/images/search?term={host}/team"
+        status, found = service.ask("GET", query)
+        assert status == 200, found
+        assert [(one["name"], one["star_count"]) for one in found] == [(name, 0)]
+        filters = quote(json.dumps({"stars": ["1"]}))
+        assert service.ask("GET", f"{query}&filters={filters}") == (200, [])
+    for wrong in ("term=", "term=x&limit=101", "term=x&filters=%7B%22stars%22:[%22x%22]%7D"):
+        assert service.ask("GET", f"/images/search?{wrong}")[0] == 400

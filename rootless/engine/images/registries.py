@@ -27,7 +27,7 @@ from rootless.image.transfer.push import push as push_image
 from rootless.image.transfer.push import push_index, tags_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rootless.image.model.packing import Packing
     from rootless.image.trust.signature import Signer
@@ -210,12 +210,18 @@ def logout(server: str | None) -> list[str]:
 # -- search ----------------------------------------------------------------------------------
 
 
-def search(term: str, limit: int) -> list[dict[str, Any]]:
+def search(
+    term: str, limit: int, conditions: Iterable[tuple[str, int]] = ()
+) -> list[dict[str, Any]]:
     """Return the repositories that a registry finds for a term.
 
     Docker Hub's search is asked, and of "HOST/TERM" that host: for its search if it has one,
     for its catalog otherwise. Each entry has name, description, star_count, is_official and
     is_automated.
+
+    Args:
+        limit: how many are asked for.
+        conditions: which of them: the fewest "stars", "is-official", "is-automated".
 
     Raises:
         RlessError: the registry cannot be searched.
@@ -237,9 +243,16 @@ def search(term: str, limit: int) -> list[dict[str, Any]]:
         if found is None:
             found = _search_catalog(client, location, server, word, limit)
         prefix = "" if hub or not is_host else f"{server}/"
-        return [{**entry, "name": prefix + entry["name"]} for entry in found][:limit]
+        named = [{**entry, "name": prefix + entry["name"]} for entry in found][:limit]
+        return [entry for entry in named if all(_fulfils(entry, *one) for one in conditions)]
     finally:
         client.close()
+
+
+def _fulfils(entry: dict[str, Any], key: str, wanted: int) -> bool:
+    if key == "stars":
+        return bool(entry["star_count"] >= wanted)
+    return bool(entry[key.replace("-", "_")] == wanted)
 
 
 def _search_index(endpoint: Endpoint, word: str, limit: int) -> list[dict[str, Any]] | None:

@@ -237,3 +237,29 @@ def _describe(name: str, login: Credentials | None) -> Any:
     if login is not None:
         auth.give(parse(name).registry, login)
     return registries.describe(name)
+
+
+# -- search ----------------------------------------------------------------------------------------
+
+
+async def search(request: Request) -> Response:
+    """Show what a registry finds for a term."""
+    from rootless.cli.flags.search import condition, most
+
+    term, limit = request.text("term"), request.number("limit") or 25
+    if not term.strip("/ "):
+        raise HttpError(400, "the term is empty")
+    given = inputs.filters(request, ("stars", "is-official", "is-automated"))
+    try:
+        most(str(limit))
+        conditions = [condition(f"{key}={text}") for key in given for text in given[key]]
+    except ValueError as error:
+        raise HttpError(400, f"limit or filter: it {error}") from None
+    result = await children.call(_search, term, limit, conditions, kill=True)
+    return Response(result.value)
+
+
+def _search(term: str, limit: int, conditions: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    from rootless.engine.images import registries
+
+    return registries.search(term, limit, conditions)

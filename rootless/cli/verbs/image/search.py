@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rootless.cli import output
-from rootless.cli.flags.values import boolean_of, integer
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError, escape
 
@@ -18,11 +17,11 @@ VERB = Verb(
         (
             "Options",
             (
-                ("--filter -f", "KEY=VALUE", "list", "filters", "image.search.condition",
+                ("--filter -f", "KEY=VALUE", "list", "filters", "search.condition",
                  "Show only some: stars=N, is-official=true, is-automated=true"),
                 ("--format", "FORMAT", "value", "format", "text",
                  "table, json, or a template such as '{{.Name}} {{.StarCount}}'"),
-                ("--limit", "N", "value", "limit", "image.search.most",
+                ("--limit", "N", "value", "limit", "search.most",
                  "Show at most N results (25)"),
                 ("--no-trunc", "", "flag", "full", "boolean", "Show full descriptions"),
             ),
@@ -42,37 +41,13 @@ COLUMNS = (
 _WIDTH = 45
 
 
-def most(value: str) -> int:
-    """Return how many to show: 1 to 100, as the Hub takes it."""
-    return integer(value, 1, 100)
-
-
-def condition(value: str) -> tuple[str, int]:
-    """Return a filter as its key and the number of stars or the truth value."""
-    key, _, text = value.partition("=")
-    key = key.strip()
-    if key == "stars":
-        return key, integer(text, 0, 1 << 31)
-    truth = boolean_of(text)
-    if key not in ("is-official", "is-automated"):
-        raise ValueError("is none of stars, is-official and is-automated")
-    if truth is None:
-        raise ValueError("is neither true nor false")
-    return key, truth
-
-
 def main(values: dict[str, Any], args: list[str]) -> int:
     """Print what a registry finds."""
     from rootless.engine.images.registries import search
 
     if not args[0].strip("/ "):
         raise RlessError("the term is empty", VERB.see_help())
-    found = search(args[0], values.get("limit", 25))
-    for key, wanted in values.get("filters") or ():
-        if key == "stars":
-            found = [entry for entry in found if entry["star_count"] >= wanted]
-        else:
-            found = [entry for entry in found if entry[key.replace("-", "_")] == wanted]
+    found = search(args[0], values.get("limit", 25), values.get("filters") or ())
     rows = [_row(entry, bool(values.get("full"))) for entry in found]
     output.show(rows, COLUMNS, template=values.get("format"))
     return 0
