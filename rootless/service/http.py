@@ -151,16 +151,16 @@ class Request:
         return value
 
 
-def decode_json(data: bytes | str) -> Any:
+def decode_json(data: bytes | str, what: str = "the body") -> Any:
     """Return a value of a limited depth.
 
     Raises:
-        HttpError: it is no JSON, or too deep.
+        HttpError: it is no JSON, or too deep; the message says what it is.
     """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise HttpError(400, "the body is not JSON") from None
+        raise HttpError(400, f"{what} is not JSON") from None
     _check_depth(value)
     return value
 

@@ -93,7 +93,7 @@ def filters(request: Request, known: Sequence[str]) -> dict[str, list[str]]:
     text = request.text("filters")
     if not text:
         return {}
-    value = decode_json(text)
+    value = decode_json(text, "filters")
     if not isinstance(value, dict):
         raise HttpError(400, "filters is not an object of JSON")
     found: dict[str, list[str]] = {}

@@ -49,7 +49,10 @@ def test_ping_says_what_the_clients_look_for(service: Service) -> None:
         ("/containers/..%2f..%2fnames/json", 404, "No such container"),
         ("/containers/a%00b/json", 400, "NUL"),
         ("/containers/json?filters=%7B%22nothing%22:[%22a%22]%7D", 400, "invalid filter"),
-        ("/containers/json?filters=[", 400, "not JSON"),
+        ("/containers/json?filters=[", 400, "filters is not JSON"),
+        ("/containers/json?filters=%7B%22status%22:[%22dying%22]%7D", 400, "'dying' is not one of"),
+        ("/containers/create", 404, "page not found"),
+        ("/containers/prune", 404, "page not found"),
         ("/containers/json?limit=x", 400, "not a number"),
     ],
 )

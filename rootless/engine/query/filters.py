@@ -6,7 +6,7 @@ in Docker: all of them must match. Names and ids are regular expressions, again 
 
 from __future__ import annotations
 
-from rootless.errors import RlessError
+from rootless.errors import INVALID, RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ def pattern(key: str, text: str) -> Callable[[str], bool]:
             warnings.simplefilter("ignore")
             found = re.compile(text)
     except (re.error, RecursionError, OverflowError):
-        raise RlessError(f"--filter {key}: {text!r} is not a regular expression", None, 1) from None
+        raise RlessError(
+            f"--filter {key}: {text!r} is not a regular expression", None, 1, INVALID
+        ) from None
     return lambda value: value == text or found.search(value) is not None
 
 
@@ -131,7 +133,7 @@ class Chosen:
                 codes.append(int(text))
             except ValueError:
                 raise RlessError(
-                    f"--filter exited: {text!r} is not an exit code", None, 1
+                    f"--filter exited: {text!r} is not an exit code", None, 1, INVALID
                 ) from None
         return lambda row: row["status"] == "exited" and row["exit_code"] in codes
 
@@ -192,7 +194,9 @@ def _spellings(name: str) -> tuple[str, str]:
 
 def _one_of(key: str, text: str, allowed: Sequence[str]) -> str:
     if text not in allowed:
-        raise RlessError(f"--filter {key}: {text!r} is not one of {', '.join(allowed)}", None, 1)
+        raise RlessError(
+            f"--filter {key}: {text!r} is not one of {', '.join(allowed)}", None, 1, INVALID
+        )
     return text
 
 
@@ -214,7 +218,7 @@ def ports_of(key: str, text: str) -> list[str]:
     valid = all(n.isascii() and n.isdigit() and 0 < int(n) < 65536 for n in (first, last))
     if not valid or int(first) > int(last) or protocol not in ("", "tcp", "udp", "sctp"):
         raise RlessError(
-            f"--filter {key}: {text!r} is not a port", "expected PORT[-PORT][/PROTO]", 1
+            f"--filter {key}: {text!r} is not a port", "expected PORT[-PORT][/PROTO]", 1, INVALID
         )
     return [f"{number}/{protocol or 'tcp'}" for number in range(int(first), int(last) + 1)]
 

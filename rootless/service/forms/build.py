@@ -87,7 +87,7 @@ class _Reader:
     def json(self, name: str) -> dict[str, Any]:
         """Return a parameter in JSON, as the only member of an object."""
         text = self.text(name)
-        return {name: decode_json(text)} if text else {}
+        return {name: decode_json(text, name)} if text else {}
 
     def request(self) -> BuildRequest:
         self.refuse()
