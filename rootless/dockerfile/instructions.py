@@ -122,6 +122,10 @@ class Run(Instruction):
         body = self._lone_body()
         return body if body is not None and body.startswith("#!") else None
 
+    def interpreter(self) -> tuple[str, ...]:
+        """Return the words before the name of the file that `script` is."""
+        return ()
+
     def argv(self, shell: Sequence[str]) -> list[str]:
         """Return the argument list of the step, unless `script` is to be run."""
         if self.command.argv is not None:
@@ -163,6 +167,7 @@ class Copy(Instruction):
         origin: the value of `--from`: a stage, its number, a context or an image; "" for the
             build's context.
         chown, chmod: as written, "" without the flag.
+        like_cp: a directory goes into one that is there, as by `cp -r`; no flag says so.
     """
 
     sources: tuple[str, ...]
@@ -174,6 +179,7 @@ class Copy(Instruction):
     excludes: tuple[str, ...] = ()
     origin: str = ""
     parents: bool = False
+    like_cp: bool = False
 
     def _expanded(self, expander: Expander) -> Copy:
         done = _expanded_copy(self, expander)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rootless import jsontext, paths
 from rootless.dockerfile import parse as parse_dockerfile
@@ -48,6 +48,20 @@ if TYPE_CHECKING:
 _EPOCH = "SOURCE_DATE_EPOCH"
 _IMAGE = "docker-image://"
 _SECRET_LIMIT = 500 << 10  # bytes, BuildKit's
+
+
+class Given(NamedTuple):
+    """What to build, where it is no Dockerfile.
+
+    Attributes:
+        name: of the file, as messages have it.
+        dockerfile: the instructions of a file in another language.
+        contexts: as of `--build-context`; "": the main one.
+    """
+
+    name: str
+    dockerfile: Dockerfile
+    contexts: dict[str, context.Context]
 
 
 class Bases:
@@ -103,7 +117,10 @@ class Bases:
 
 
 def build(
-    request: BuildRequest, shown: Progress | None = None, pulled: ImageProgress | None = None
+    request: BuildRequest,
+    shown: Progress | None = None,
+    pulled: ImageProgress | None = None,
+    given: Given | None = None,
 ) -> str:
     """Build an image; return its id, "" where none was recorded.
 
@@ -112,6 +129,7 @@ def build(
     Args:
         shown: told what happens, in place of what the request asks for.
         pulled: told how base images come.
+        given: in place of a Dockerfile and a context.
 
     Raises:
         RlessError: the Dockerfile is wrong, or a step failed. Names are as before then, and the
@@ -122,11 +140,18 @@ def build(
     names = [parse_name(tag) for tag in tags]
     with contextlib.ExitStack() as opened:
         secrets = _read_secrets(request)
-        contexts, text = _open_contexts(request, secrets, opened)
+        if given is None:
+            contexts, text = _open_contexts(request, secrets, opened)
+        else:
+            contexts = given.contexts
         shown = shown or progress.make(request)
-        shown.show_source(request.file or "Dockerfile", text.decode("utf-8", "replace"))
+        if given is None:
+            shown.show_source(request.file or "Dockerfile", text.decode("utf-8", "replace"))
+            dockerfile = parse_dockerfile(text)
+        else:
+            dockerfile = given.dockerfile
+            shown.show_source(given.name, dockerfile.text)
         opened.callback(shown.finish)
-        dockerfile = parse_dockerfile(text)
         request = with_epoch(request, dockerfile, contexts.get(""))
         store = Store(paths.storage_root())
         records.make_frame(store.root)

@@ -88,6 +88,8 @@ class Copy:
         if not step.link:
             self._find_destination()
         count = len(selection.sources)
+        if step.like_cp and count > 1:
+            self._into = True
         if count and not self._into and max(count, len(step.sources) + len(step.files)) > 1:
             raise RlessError(
                 f"{self._name}: several sources, and {escape(step.destination)} is no directory",
@@ -125,7 +127,7 @@ class Copy:
         base = self._base
         if source.kept:
             base = tree.join(base, source.kept[-1][0])
-        if not source.is_directory and self._into:
+        if self._into and (self._step.like_cp or not source.is_directory):
             base = tree.join(base, source.name)
         archive = add.open_archive(self._step, self._selection, source)
         if archive is not None:
@@ -133,6 +135,8 @@ class Copy:
             with archive:
                 archive.unpack(layer, self._base)
             return
+        if source.is_directory and self._step.like_cp:
+            layer.make(base)
         in_base = self._into or source.is_directory
         layer.make(self._base if in_base else base.rpartition(b"/")[0])
         for name, path in source.kept:

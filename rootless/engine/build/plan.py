@@ -397,8 +397,8 @@ class _StagePlanner:
     def _run(self, run: form.Run) -> RunStep:
         shell = self.config.shell
         script = run.script() or ""
-        args = () if script else tuple(run.argv(list(shell)))
-        shown = " ".join(args) if args else run.node.original.strip().partition(" ")[2]
+        args = run.interpreter() if script else tuple(run.argv(list(shell)))
+        shown = " ".join(args) if not script else run.node.original.strip().partition(" ")[2]
         origins = {
             index: self.planner.source(self.stage, mount.origin, False)
             for index, mount in enumerate(run.mounts)
@@ -439,6 +439,7 @@ class _StagePlanner:
             mode=copy.chmod,
             link=copy.link,
             parents=isinstance(copy, form.Copy) and copy.parents,
+            like_cp=isinstance(copy, form.Copy) and copy.like_cp,
             exclude=copy.excludes,
             checksum="" if isinstance(copy, form.Copy) else copy.checksum,
             keep_git_dir=not isinstance(copy, form.Copy) and bool(copy.keep_git_dir),

@@ -178,7 +178,7 @@ class _Run:
             if not {"device", f"device={name}"} & environment.allowed:
                 raise RlessError(f"RUN --device={escape(name)} is not allowed", "give --allow device")
         return settings.replace(
-            command=(_SCRIPT,) if step.script else step.args,
+            command=(*step.args, _SCRIPT) if step.script else step.args,
             env=(*step.env, *environment.proxies),
             env_remove=("HOSTNAME",),  # the host name is not for the image's files
             workdir=step.directory,

@@ -453,7 +453,7 @@ class _Finder:
                 step = self._named(part)
             matches = [found for match in matches for found in step(match)]
         unique = {match.named: match for match in matches if match.found.status is not None}
-        if not unique and not is_pattern:
+        if not unique and (self._step.like_cp or not is_pattern):
             raise self._missing(text)
         if not unique:
             self.warnings.append(f"{escape(text)}: nothing has such a name: nothing is copied")

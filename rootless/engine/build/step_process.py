@@ -370,6 +370,10 @@ class _StepProcess:
         if copy.needs_before(step):
             before_fd = self._open_tree(self.before.chain, "before")
         plan = copy.Copy(step, selection, before_fd)
+        options = {"parents": step.parents, "unpack": step.unpack,
+                   "keep_git_dir": step.keep_git_dir, "add": step.add}  # fmt: skip
+        if step.like_cp:
+            options["like_cp"] = True
         key = keys.copy(
             self.before.key,
             destination=step.destination,
@@ -377,9 +381,8 @@ class _StepProcess:
             owner=plan.owner,
             mode=step.mode,
             link=step.link,
-            options={"parents": step.parents, "unpack": step.unpack,
-                     "keep_git_dir": step.keep_git_dir, "add": step.add},
-        )  # fmt: skip
+            options=options,
+        )
         for text in selection.warnings:
             self.say({"kind": "warning", "text": text})
 

@@ -77,7 +77,7 @@ class RunStep(Step, kw_only=True):
     """RUN.
 
     Attributes:
-        args: the argv.
+        args: the argv; of a script, what stands before its name.
         script: the body of a here-document that is executed as a file; "": none.
         env: NAME=VALUE of the image and of ARGs in scope; the proxies come on top.
         user: as USER has it. directory: WORKDIR.
@@ -111,6 +111,7 @@ class CopyStep(Step, kw_only=True):
         destination: absolute; it ends in a slash if it must be a directory.
         owner: of --chown, as typed; "": 0:0, or kept with --from. mode: of --chmod, as typed.
         exclude: patterns. checksum: of --checksum. unpack: None: by content (ADD).
+        like_cp: a directory goes into one that is there, as by `cp -r`.
     """
 
     origin: Origin
@@ -126,6 +127,7 @@ class CopyStep(Step, kw_only=True):
     checksum: str = ""
     keep_git_dir: bool = False
     unpack: bool | None = None
+    like_cp: bool = False
 
     def origins_of(self) -> tuple[Origin, ...]:
         """Return where it takes files from."""

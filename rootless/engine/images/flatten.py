@@ -60,6 +60,7 @@ def flatten(
     keep_owners: bool = False,
     force: bool = False,
     signature_policy: str | None = None,
+    described: bool = False,
     quiet: bool = False,
 ) -> None:
     """Write an image as a squashfs or SIF file, whole or not at all.
@@ -72,6 +73,8 @@ def flatten(
             without subordinate ids needs it.
         force: replace a file.
         signature_policy: that an image has to satisfy which is pulled.
+        described: of a SIF file: the image was built of a definition file, so its files in
+            /.singularity.d say what it is, and its config does not.
         quiet: nothing is shown of a pull.
 
     Raises:
@@ -110,8 +113,13 @@ def flatten(
     )
     mapping = choose(image)
     layers = ensure_layers(image, mapping, store)
-    config = _document(image, store)
+    config = b"" if described else _document(image, store)
+    name = "" if described else name
     head, added = _of_sif(image, config, name, deffile) if sif else (None, {})
+    if described:
+        own = [path for path in added if path not in apptainer.ABOUT]
+    else:
+        own = [*apptainer.OWN]
     arguments = [
         "-comp",
         compression or (_COMPRESSION_OF_SIF if sif else COMPRESSIONS[0]),
@@ -133,7 +141,9 @@ def flatten(
                 workspace = f"{staging.path}/flatten"
                 os.mkdir(workspace, 0o700)
                 hidden = image.whiteouts(mapping.key)
-                job = _Job(program, arguments, output, file.fd, layers, hidden, config, added)
+                job = _Job(
+                    *(program, arguments, output, file.fd, layers, hidden, config, added, own)
+                )
                 idmap.call_in_userns(mapping, job.run, workspace, mapping)
                 before = 0 if head is None else head.size
                 os.pwrite(file.fd, bytes(4), before + _TIME_AT)
@@ -173,7 +183,9 @@ def _failed(path: str, error: OSError) -> RlessError:
 class _Job:
     """The part that runs in the user namespace."""
 
-    __slots__ = ("added", "arguments", "config", "fd", "layers", "output", "program", "whiteouts")
+    __slots__ = (
+        *("added", "arguments", "config", "fd", "layers", "output", "own", "program", "whiteouts"),
+    )
 
     def __init__(
         self,
@@ -185,6 +197,7 @@ class _Job:
         whiteouts: str,
         config: bytes,
         added: dict[str, tuple[bytes, int]],
+        own: list[str],
     ) -> None:
         self.program = program
         self.arguments = arguments
@@ -194,6 +207,7 @@ class _Job:
         self.whiteouts = whiteouts
         self.config = config
         self.added = added
+        self.own = own
 
     def run(self, workspace: str, mapping: IdMap) -> None:
         """Mount the layers, add what is to be added, and write the file."""
@@ -202,7 +216,7 @@ class _Job:
         try:
             _add(root_fd, self.config)
             if self.added:
-                _add_for_apptainer(root_fd, self.added)
+                _add_for_apptainer(root_fd, self.added, self.own)
         finally:
             os.close(root_fd)
         # A root directory that no layer names was made when the image was unpacked.
@@ -241,6 +255,8 @@ def _add(root_fd: int, config: bytes) -> None:
         os.close(etc_fd)
     directory, _, name = CONFIG_PATH[1:].partition("/")
     _remove(root_fd, directory)  # of an image that was made of a flattened one
+    if not config:
+        return
     _make_directory(root_fd, directory, 0o755)
     own_fd = _open_directory(root_fd, directory)
     try:
@@ -250,8 +266,8 @@ def _add(root_fd: int, config: bytes) -> None:
         os.close(own_fd)
 
 
-def _add_for_apptainer(root_fd: int, files: dict[str, tuple[bytes, int]]) -> None:
-    """Add what Apptainer reads; scripts that the image has itself stay."""
+def _add_for_apptainer(root_fd: int, files: dict[str, tuple[bytes, int]], own: list[str]) -> None:
+    """Add what Apptainer reads; those of `own` that the image has stay."""
     top_fd = _enter(root_fd, apptainer.DIRECTORY)
     directories = {"": top_fd}
     try:
@@ -259,7 +275,7 @@ def _add_for_apptainer(root_fd: int, files: dict[str, tuple[bytes, int]]) -> Non
             directories[name] = _enter(top_fd, name)
         for path, (content, mode) in files.items():
             directory, _, name = path.rpartition("/")
-            if path not in apptainer.OWN:
+            if path not in own:
                 _remove(directories[directory], name)
             _make_file(directories[directory], name, content, mode)
         for fd in directories.values():

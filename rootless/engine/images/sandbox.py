@@ -6,6 +6,7 @@ file of a stranger may write to the new directory only (`rootfs.unpacked`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -24,17 +25,28 @@ from rootless.rootfs import unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rootless.image.squashfs.image_file import ImageFile
 
 _MOST = 4 << 20  # bytes of the labels and the definition
 _MISSING = "ask the administrator for the package squashfs-tools"
 
 
-def of_name(name: str, target: str, platform: str | None = None, quiet: bool = False) -> None:
+def of_name(
+    name: str,
+    target: str,
+    platform: str | None = None,
+    quiet: bool = False,
+    *,
+    deffile: str = "",
+    described: bool = False,
+) -> None:
     """Write an image as a directory, whole or not at all.
 
     Args:
         target: absolute; it is not there yet.
+        deffile, described: as for `flatten`.
         quiet: nothing is shown of a pull.
 
     Raises:
@@ -42,7 +54,16 @@ def of_name(name: str, target: str, platform: str | None = None, quiet: bool = F
     """
     with tempfile.TemporaryDirectory(dir=_parent(target), prefix=".rless-") as scratch:
         file = f"{scratch}/image.sif"
-        flatten(name, file, sif=True, compression="lz4", platform=platform, quiet=quiet)
+        flatten(
+            name,
+            file,
+            sif=True,
+            compression="lz4",
+            platform=platform,
+            deffile=deffile,
+            described=described,
+            quiet=quiet,
+        )
         unpack(image_file.read(file, scratch), target)
 
 
@@ -58,18 +79,55 @@ def unpack(image: ImageFile, target: str) -> None:
     program = programs.find(unpacked.UNPACKER)
     if program is None:
         raise RlessError(f"{unpacked.UNPACKER} is not installed", _MISSING)
-    scratch = tempfile.mkdtemp(dir=_parent(target), prefix=".rless-")
     fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        source = unpacked.Packed(fd, image.path, image.offset, RlessError("it is to be unpacked"))
-        mapping = idmap_policy.build_single(0, 0)
-        idmap.call_in_userns(mapping, unpacked.unpack, program, source, scratch)
-        os.rename(f"{scratch}/root", target)
+        with scratch(_parent(target)) as place:
+            why = RlessError("it is to be unpacked")
+            source = unpacked.Packed(fd, image.path, image.offset, why)
+            mapping = idmap_policy.build_single(0, 0)
+            idmap.call_in_userns(mapping, unpacked.unpack, program, source, place)
+            os.rename(f"{place}/root", target)
     finally:
         os.close(fd)
-        parent_fd = os.open(_parent(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        remove_tree(parent_fd, os.path.basename(scratch))
-        os.close(parent_fd)
+
+
+@contextlib.contextmanager
+def scratch(parent: str) -> Iterator[str]:
+    """Make a directory for the time of a `with` block.
+
+    Raises:
+        RlessError: it cannot be made.
+    """
+    try:
+        path = tempfile.mkdtemp(dir=parent, prefix=".rless-")
+    except OSError as error:
+        raise RlessError(
+            f"cannot make a directory in {escape(parent)}: {error.strerror}", "name another one"
+        ) from error
+    try:
+        yield path
+    finally:
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_tree(parent_fd, os.path.basename(path))
+        finally:
+            os.close(parent_fd)
+
+
+@contextlib.contextmanager
+def in_place_of(target: str) -> Iterator[str]:
+    """Yield where to write a directory, which takes the place of one that is there.
+
+    Args:
+        target: absolute.
+    """
+    if not os.path.lexists(target):
+        yield target
+        return
+    with scratch(_parent(target)) as place:
+        yield f"{place}/new"
+        os.rename(target, f"{place}/old")
+        os.rename(f"{place}/new", target)
 
 
 def pack(tree: str, target: str) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DIRECTORY = ".singularity.d"
 # Scripts that the image may have itself, which stay; the rest is made of its config.
 OWN = ("env/90-environment.sh", "env/99-base.sh", "runscript", "startscript")
+# What is written anew in any case.
+ABOUT = ("Singularity", "labels.json")
 _ARCHIVES = ("docker-archive", "oci-archive", "oci")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ENVIRONMENT = "#!/bin/sh\n# Custom environment shell code should follow\n\n"

@@ -46,11 +46,38 @@ spython run on it unchanged.
 - **Limits** that cannot be set are told in a warning, as under the name `docker`.
 - **The cache** is the storage of rless. `APPTAINER_CACHEDIR` moves it, for a command, to `rless` in
   that directory; then nothing below your home grows. Many tasks of a job array may pull the same
-  image at once: it is downloaded once. `APPTAINER_TMPDIR` has no use: nothing is unpacked to make a
-  SIF file, which grows beside its name. `APPTAINER_PULLFOLDER` is where `pull` writes.
+  image at once: it is downloaded once. A SIF file grows beside its name, and nothing is unpacked
+  for it. `APPTAINER_TMPDIR` is where `build` unpacks a `localimage` file; without it that is beside
+  the target. `APPTAINER_PULLFOLDER` is where `pull` writes.
 - **Passwords**: `APPTAINER_DOCKER_USERNAME` and `APPTAINER_DOCKER_PASSWORD`, or `rless login`.
 
-Definition files are not built yet: write a Dockerfile, and use `rless build -o type=sif,dest=FILE`.
+## Definition files
+
+`apptainer build x.sif x.def` is done by the builder of `rless build` ([build.md](build.md)). So a
+step that was done before is taken from the cache, `%post` included, until `--disable-cache` is
+given; `%post` needs no subordinate ids; and a failure shows the lines of the definition file. The
+target is written once all has succeeded, `%test` included.
+
+| | |
+|---|---|
+| `Bootstrap:` | `docker` with `Registry:` and `Namespace:`, `docker-archive`, `oci`, \
+`oci-archive`, `localimage` (a SIF file, a squashfs image, a sandbox), `scratch` |
+| `Stage:` | names a stage; `%files from STAGE` copies from it |
+| `%arguments`, `{{ NAME }}` | defaults of build arguments, for `--build-arg` and \
+`--build-arg-file`. A value is put into its line and makes no section of its own |
+| `%files` | as `cp -r` does, with wildcards; links in a directory stay links. A source may \
+be any file of the host that you can read: read a stranger's definition before you build it. \
+Variables and `~` have no value there |
+| `%post [-c SHELL]` | a script of `sh -ex`, as root of the container, with the network of \
+`rless build`. What it appends to the file `$APPTAINER_ENVIRONMENT` is part of the image's \
+environment |
+| `%environment`, `%runscript`, `%startscript`, `%help`, `%labels` | of the last stage; \
+what it leaves out is as in its base |
+| `%test` | run at the end, without `--notest` |
+| `%pre`, `%setup` | refused: they would run on the host |
+| `%appinstall` and the other sections of applications | refused: not built yet |
+| `Bootstrap: library`, `shub`, `oras`, `docker-daemon`, `debootstrap`, \
+`yum`, `dnf`, `zypper`, `arch`, `busybox` | refused |
 """
 
 

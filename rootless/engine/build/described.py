@@ -1,0 +1,145 @@
+"""Images from definition files: unpack what they begin with, build, test, write the target."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from rootless import paths
+from rootless.definition import DefinitionError
+from rootless.dockerfile import DockerfileError
+from rootless.dockerfile.scope import PROXIES
+from rootless.engine.build import definition as language
+from rootless.engine.build.build import Given, build
+from rootless.engine.build.context import Context
+from rootless.engine.build.request import BuildRequest
+from rootless.engine.images import flatten, sandbox
+from rootless.errors import RlessError, escape
+from rootless.frozen import Frozen, replace
+from rootless.image.squashfs import image_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rootless.definition import Definition
+    from rootless.dockerfile import Dockerfile
+
+_NAME = "definition file"
+_NOT_KEPT = ("type=cacheonly",)
+
+
+class Wanted(Frozen, kw_only=True):
+    """What is asked for.
+
+    Attributes:
+        target: absolute. sandbox: a directory, no SIF file.
+        update: build on the directory that is there.
+        sections: of --section; none: all of them.
+        test: run %test at the end.
+        platform: as OS/ARCH; "": the host's.
+        fresh: take no step from the cache, and ask the registry for each image.
+        scratch: a directory for what is unpacked meanwhile, "": beside the target.
+        quiet: show no progress.
+    """
+
+    target: str
+    sandbox: bool = False
+    update: bool = False
+    sections: tuple[str, ...] = ()
+    test: bool = True
+    platform: str = ""
+    fresh: bool = False
+    scratch: str = ""
+    quiet: bool = False
+
+
+def make(definition: Definition, wanted: Wanted) -> None:
+    """Make the image of a definition file, whole or not at all.
+
+    Raises:
+        RlessError: the definition is wrong, or something is not supported; a step or the test
+            failed; the target cannot be written.
+    """
+    if wanted.update:
+        *others, last = definition.stages
+        last = replace(last, header={"bootstrap": "localimage", "from": wanted.target})
+        definition = replace(definition, stages=(*others, last))
+    language.check(definition, wanted.sections)
+    with contextlib.ExitStack() as opened:
+        bases = _open_bases(definition, wanted, opened)
+        dockerfile = language.compose(definition, bases, wanted.sections)
+        contexts = {"": _context("/", opened)}
+        for index, base in bases.items():
+            contexts[language.context_name(index)] = _context(base.path, opened)
+        identifier = _build(dockerfile, contexts, wanted)
+        test = language.compose_test(definition, identifier) if wanted.test else None
+        if test is not None:
+            _build(test, {"": contexts[""]}, wanted, _NOT_KEPT)
+    text = definition.text
+    if not wanted.sandbox:
+        flatten.flatten(
+            identifier, wanted.target, sif=True, deffile=text, described=True, force=True
+        )
+        return
+    with sandbox.in_place_of(wanted.target) as target:
+        sandbox.of_name(identifier, target, deffile=text, described=True)
+
+
+def _build(
+    dockerfile: Dockerfile,
+    contexts: Mapping[str, Context],
+    wanted: Wanted,
+    outputs: Sequence[str] = (),
+) -> str:
+    names = [name for one in PROXIES for name in (one, one.lower()) if name in os.environ]
+    request = BuildRequest(
+        context="/",
+        build_args={name: os.environ[name] for name in names},
+        build_contexts={name: "." for name in contexts if name},
+        platforms=(wanted.platform,) if wanted.platform else (),
+        pull=wanted.fresh and not outputs,
+        no_cache=wanted.fresh,
+        outputs=tuple(outputs),
+        progress="quiet" if wanted.quiet else "auto",
+    )
+    try:
+        return build(request, given=Given(_NAME, dockerfile, dict(contexts)))
+    except DockerfileError as error:
+        raise DefinitionError(error.bare, error.hint, error.line) from error
+    except RlessError as error:
+        # The code of what was run is none of the build's.
+        raise RlessError(error.message, error.hint) from error
+
+
+def _context(path: str, opened: contextlib.ExitStack) -> Context:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RlessError(f"cannot open {escape(path)}: {error.strerror}") from error
+    return opened.enter_context(Context(fd))
+
+
+def _open_bases(
+    definition: Definition, wanted: Wanted, opened: contextlib.ExitStack
+) -> dict[int, language.Base]:
+    """Return the local images that stages begin with, as directories."""
+    found = {}
+    for index, name in language.images(definition).items():
+        path = os.path.abspath(name)
+        if not os.path.exists(path):
+            raise DefinitionError(
+                f"From: {name}: there is no such file or directory",
+                None,
+                definition.stages[index].line,
+            )
+        if os.path.isdir(path):
+            image = image_file.read_tree(path)
+        else:
+            image = image_file.read(path, paths.storage_root())
+            parent = wanted.scratch or os.path.dirname(wanted.target)
+            path = f"{opened.enter_context(sandbox.scratch(parent))}/root"
+            sandbox.unpack(image, path)
+        variables = image.config.get("Env") or () if image.made_by == "rless" else ()
+        found[index] = language.Base(path, tuple(variables))
+    return found

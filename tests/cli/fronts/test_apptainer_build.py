@@ -1,0 +1,178 @@
+"""`apptainer build` of definition files, from a sandbox of busybox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lib import images
+from tests.lib.fronts import Front
+from tests.lib.product import Product, own_rless, rless, shared_product
+
+__all__ = ["own_rless", "rless", "shared_product"]
+
+pytestmark = pytest.mark.needs("user namespaces", "mksquashfs", "fuse", "squashfuse")
+DEFINITION = """\
+Bootstrap: localimage
+From: base
+Stage: build
+
+%files
+    dir /opt/
+    dir /new
+    dir/l* /many
+    "a b" /opt/
+%post
+    id -u
+    echo "{{ WHO }}" > /made
+    chown 5:5 /made
+%arguments
+    WHO=world
+
+Bootstrap: localimage
+From: base
+%files from build
+    /made /from/build/
+    /opt/* /d
+%post -c /bin/sh -u
+    echo 'export LATE=late' >> "$APPTAINER_ENVIRONMENT"
+    echo "$BASE, $0" > /post
+%environment
+    export MINE="it's {{ WHO }}"
+%arguments
+    WHO=you
+%runscript
+    echo "run: $MINE $LATE $BASE $*"
+%startscript
+    echo started > "$PWD/started"
+%test
+    test -f /from/build/made
+    echo "tested $MINE"
+%labels
+    Author me $HOME 'and' \\\\you
+%help
+    Some help.
+"""
+
+
+@pytest.fixture
+def apptainer(rless: Product) -> Front:
+    return Front(rless, "apptainer")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the base, and files for %files; be there."""
+    for name in ("base/.singularity.d/env", "dir/sub"):
+        (tmp_path / name).mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-C", tmp_path / "base"], input=images.busybox_layer(), check=True)
+    script = tmp_path / "base" / ".singularity.d" / "env" / "90-environment.sh"
+    script.write_text("#!/bin/sh\nexport BASE=base\n")
+    (tmp_path / "dir" / "f").write_text("f\n")
+    (tmp_path / "dir" / "sub" / "g").write_text("g\n")
+    (tmp_path / "dir" / "l1").symlink_to("f")
+    (tmp_path / "a b").write_text("a b\n")
+    (tmp_path / "x.def").write_text(DEFINITION)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_definition_becomes_a_file_and_a_sandbox(apptainer: Front, place: Path) -> None:
+    done = apptainer("build", "--build-arg", "WHO=us", "x.sif", "x.def").expect()
+    assert "tested it's us" in done.err and "INFO:    Build complete: x.sif" in done.err
+    done = apptainer("run", "x.sif", "a  b", cwd=place).expect()
+    assert done.out == "run: it's us late base a  b\n"
+    done = apptainer("exec", "x.sif", "cat", "/made", "/post", "/from/build/made")
+    assert done.lines() == ["base, /dev/pipes/script", "us"]
+    listed = apptainer("exec", "x.sif", "find", "/d", "!", "-type", "d").expect().lines()
+    assert sorted(listed) == ["/d/a b", "/d/dir/f", "/d/dir/l1", "/d/dir/sub/g"]
+    labels = apptainer("inspect", "x.sif").expect().out
+    assert r"Author: me $HOME 'and' \\you" in labels
+    assert apptainer("run-help", "x.sif").expect().out.strip() == "Some help."
+    assert apptainer("inspect", "-d", "x.sif").expect().out.startswith(DEFINITION[:60])
+    apptainer("instance", "start", "x.sif", "one").expect()
+    apptainer("instance", "stop", "one").expect()
+    assert (place / "started").read_text() == "started\n"
+    first = (place / "x.sif").read_bytes()
+    assert "already exists" in apptainer("build", "x.sif", "x.def").expect(255).err
+    apptainer("build", "-F", "-T", "--build-arg", "WHO=us", "x.sif", "x.def").expect()
+    assert (place / "x.sif").read_bytes() == first
+    (place / "more.def").write_text(
+        "Bootstrap: localimage\nFrom: x.sif\n%post\n echo $MINE > /more\n%environment\nA=1\n"
+    )
+    apptainer("build", "-s", "tree", "more.def").expect()
+    assert (place / "tree" / "more").read_text() == "it's us\n"
+    (place / "update.def").write_text("Bootstrap: docker\nFrom: nowhere\n%post\nrm /more\n")
+    apptainer("build", "--update", "tree", "update.def").expect()
+    assert not (place / "tree" / "more").exists()
+    assert apptainer("run", "tree", cwd=place).expect().out == "run: it's us late base \n"
+    assert sorted(os.listdir(place)) == sorted(
+        ["base", "dir", "a b", "x.def", "x.sif", "tree", "more.def", "update.def", "started"]
+    )
+
+
+def test_failure_leaves_no_target_and_shows_the_line(apptainer: Front, place: Path) -> None:
+    (place / "x.def").write_text(
+        "Bootstrap: localimage\nFrom: base\n%post\n true\n false\n%test\n exit 3\n"
+    )
+    done = apptainer("build", "x.sif", "x.def").expect(255)
+    assert "+ false" in done.err and ">>> %post" in done.err
+    assert done.err.splitlines()[-1].startswith("FATAL:   process the script did not complete")
+    done = apptainer("build", "--section", "test", "x.sif", "x.def").expect(255)
+    assert "exit code 3" in done.err
+    apptainer("build", "--section", "files", "x.sif", "x.def").expect()
+    assert sorted(os.listdir(place)) == ["a b", "base", "dir", "x.def", "x.sif"]
+
+
+def test_files_lead_nowhere_out_of_the_image(apptainer: Front, place: Path) -> None:
+    """Links of the base are followed within it, and those of a stage never to the host."""
+    outside = place / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret\n")
+    (place / "base" / "out").symlink_to(outside)
+    (place / "base" / "up").symlink_to("../../../../../../../../tmp")
+    text = "Bootstrap: localimage\nFrom: base\nStage: one\n%files\n dir/f out/f\n dir/f /up/../f\n"
+    (place / "x.def").write_text(text)
+    apptainer("build", "-s", "tree", "x.def").expect()
+    assert os.listdir(outside) == ["secret"]
+    assert (place / "tree" / str(outside)[1:] / "f").is_file()
+    for source in ("/out/secret", f"../../../..{outside}/secret", "/proc/self/root/etc/passwd"):
+        last = f"Bootstrap: scratch\n%files from one\n {source} /got\n"
+        (place / "x.def").write_text(text + last)
+        done = apptainer("build", "-s", "other", "x.def").expect(255)
+        assert f"%files {source}: there is no such file in its tree" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Bootstrap: library\nFrom: a\n", "line 1: Bootstrap: library is not supported: there"),
+        ("Bootstrap: debootstrap\n", "Bootstrap: debootstrap is not supported"),
+        ("Bootstrap: docker\n", "Bootstrap: docker needs From:"),
+        ("Bootstrap: scratch\n%setup\n touch x\n", "line 2: %setup is not supported: it would"),
+        ("Bootstrap: scratch\n%pre\n touch x\n", "line 2: %pre is not supported: it would"),
+        ("Bootstrap: scratch\n%apprun a\n x\n", "line 2: %apprun a is not supported"),
+        ("Bootstrap: scratch\n%files\n /no/such /x\n", "line 3: %files /no/such: there is no"),
+        ("Bootstrap: scratch\n%files\n $HOME/x /x\n", "line 3: %files $HOME/x: variables"),
+        ("Bootstrap: localimage\nFrom: no\n", "line 1: From: no: there is no such file"),
+        ("only text\n", "it has no Bootstrap:"),
+    ],
+)
+def test_refused_by_name(
+    text: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from rootless.cli.fronts.apptainer import main as front
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.def").write_text(text)
+    assert front.main(["-q", "build", "x.sif", "x.def"], "apptainer") == 255
+    error = capfd.readouterr().err
+    assert said in error and "definition file" in error, error
+    assert error.count("\n") == 1 and os.listdir(tmp_path) == ["x.def"]
