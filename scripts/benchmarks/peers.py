@@ -24,6 +24,8 @@ PACKAGES = {
     "mksquashfs": "squashfs-tools",
     "squashfuse": "squashfuse",
     "strace": "strace",
+    "docker": "docker.io",
+    "docker-compose": "docker-compose",
 }
 SHM = "/dev/shm"  # noqa: S108  # a directory with a random name is made in it
 BUSYBOX = "/bin/busybox"
