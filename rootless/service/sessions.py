@@ -16,10 +16,10 @@ from rootless.engine.attach.session import AttachedContainer, ForegroundParent
 from rootless.engine.manage.signals import clear_dead
 from rootless.engine.start.start import RUNS, start_for
 from rootless.engine.state import events, monitor_client
-from rootless.engine.state.container import is_alive, load
+from rootless.engine.state.container import containers_root, is_alive, load
 from rootless.errors import CONFLICT, UNCHANGED, RlessError
 from rootless.linux import unix
-from rootless.service import children
+from rootless.service import changes, children
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rootless.engine.state.monitor_client import Client
 
 _LOOK = 0.05  # seconds: what another process starts is not told to us
+_LONG = 1.0  # seconds after which what is told is looked at all the same
 _LONGEST = 65536  # bytes of a message of the start process
 
 
@@ -214,6 +215,14 @@ async def _ended(container: Container) -> int:
 # -- wait ------------------------------------------------------------------------------------------
 
 
+async def _removed(container: Container) -> None:
+    """Wait until a container is gone."""
+    with changes.of(containers_root()) as change:
+        while os.path.lexists(container.directory):
+            await change.wait(_LONG)
+            change.clear()
+
+
 class End:
     """The end of a container, that is awaited from the moment on when this is made."""
 
@@ -241,8 +250,8 @@ class End:
         """
         try:
             code = await self._code()
-            while self._condition == "removed" and os.path.lexists(self._container.directory):
-                await asyncio.sleep(_LOOK)
+            if self._condition == "removed":
+                await _removed(self._container)
             return code
         finally:
             if self._client is not None:

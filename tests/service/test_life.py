@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import threading
@@ -232,8 +233,10 @@ def test_exec_gives_streams_and_its_code_is_there_at_their_end(
     assert service.ask("DELETE", "/containers/host?force=1")[0] == 204
 
 
-def test_detached_exec_runs_on_and_its_code_is_recorded(service: Service, image: str) -> None:
-    make(service, "host", body(image, "sleep 1000"))
+def test_detached_exec_runs_on_and_its_code_is_recorded(
+    service: Service, rless: Product, image: str
+) -> None:
+    container = make(service, "host", body(image, "sleep 1000"))
     assert service.ask("POST", "/containers/host/start")[0] == 204
     found = service.ask("POST", "/containers/host/exec", {"Cmd": ["sh", "-c", "exit 4"]})[1]
     assert service.ask("POST", f"/exec/{found['Id']}/start", {"Detach": True})[0] == 200
@@ -242,7 +245,11 @@ def test_detached_exec_runs_on_and_its_code_is_recorded(service: Service, image:
         "its exit code",
         PATIENCE,
     )
-    found = service.ask("POST", "/containers/host/exec", {"Cmd": ["nothing"]})[1]
+    ended = rless.storage / "containers" / container / "execs" / f"{found['Id']}.end"
+    os.utime(ended, (0, 0))  # long ago: its record goes when the next is made
+    old, found = found, service.ask("POST", "/containers/host/exec", {"Cmd": ["nothing"]})[1]
+    assert service.ask("GET", f"/exec/{old['Id']}/json")[0] == 404
+    assert {path.name.partition(".")[0] for path in ended.parent.iterdir()} == {found["Id"]}
     status, error = service.ask("POST", f"/exec/{found['Id']}/start", {"Detach": True})
     assert status == 400
     assert "not found" in error["message"]

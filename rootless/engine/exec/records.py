@@ -19,6 +19,7 @@ from rootless.engine.exec.exec import ExecRequest, tell_created
 from rootless.engine.exec.process import hold
 from rootless.engine.state.container import (
     all_ids,
+    containers_root,
     find,
     is_alive,
     load,
@@ -70,7 +71,10 @@ def get(exec_id: str) -> tuple[Container, dict[str, Any]]:
         RlessError: there is none.
     """
     if exec_id.isalnum() and exec_id.isascii() and len(exec_id) == 64:
+        root = containers_root()
         for container_id in all_ids():
+            if not os.path.lexists(f"{root}/{container_id}/execs/{exec_id}.json"):
+                continue
             container = load(container_id)
             record = _read(container, exec_id) if container is not None else None
             if container is not None and record is not None:
@@ -134,16 +138,20 @@ def state_of(record: dict[str, Any]) -> tuple[bool, int | None]:
 
 def running(container: Container) -> list[str]:
     """Return the ids of the processes that run."""
-    return [record["id"] for record in _all(container) if state_of(record)[0]]
+    names = set(_names(container))
+    # Many have ended, of a health check of a client's or a loop: those are not read.
+    begun = sorted(
+        name[:-8] for name in names if name[-8:] == ".started" and f"{name[:-8]}.end" not in names
+    )
+    found = (_read(container, exec_id) for exec_id in begun)
+    return [record["id"] for record in found if record is not None and state_of(record)[0]]
 
 
-def _all(container: Container) -> list[dict[str, Any]]:
+def _names(container: Container) -> list[str]:
     try:
-        names = sorted(os.listdir(directory(container)))
+        return os.listdir(directory(container))
     except OSError:
         return []
-    found = (_read(container, name[:-5]) for name in names if name[-5:] == ".json")
-    return [record for record in found if record is not None]
 
 
 def _read(container: Container, exec_id: str) -> dict[str, Any] | None:
@@ -154,12 +162,21 @@ def _read(container: Container, exec_id: str) -> dict[str, Any] | None:
 
 def _clear(container: Container) -> None:
     """Remove the records of processes that have ended long ago."""
-    now = time.time()
-    for record in _all(container):
-        if record.get("code") is not None and now - record.get("ended", now) > _KEPT:
-            unlink(_path(container, record["id"]))
+    oldest = time.time() - _KEPT
+    for name in _names(container):
+        if name[-4:] == ".end" and _written(f"{directory(container)}/{name}") < oldest:
+            exec_id = name[:-4]
+            unlink(_path(container, exec_id))
             for kind in ("started", "end"):
-                unlink(f"{directory(container)}/{record['id']}.{kind}")
+                unlink(f"{directory(container)}/{exec_id}.{kind}")
+
+
+def _written(path: str) -> float:
+    """Return when a file was written, in seconds; one that is not there is new."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _path(container: Container, exec_id: str) -> str:
