@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
-    _Self = TypeVar("_Self", bound="Frozen")
+    _Self = TypeVar("_Self", bound="Requested")
 
 HOST_IMAGE = "host:"  # the name that stands for the host's own programs
 FILE_SUFFIXES = (".sqsh", ".sqfs", ".squashfs", ".sif")  # of images that are files
@@ -45,7 +45,7 @@ _NONE: Mapping[str, Any] = _ReadOnly({})
 _DATA = (type(None), bool, int, float, str, tuple, _ReadOnly)
 
 
-class Frozen(Plain):
+class Requested(Plain):
     """A value that never changes.
 
     The data in the bodies of a class and of its bases are its fields, each with its default. An
@@ -54,7 +54,7 @@ class Frozen(Plain):
 
     def __init_subclass__(cls) -> None:
         # Not by the annotations: hot.bin has none.
-        bodies = (vars(base).items() for base in cls.__mro__[:-3])  # Frozen, Plain, object: none
+        bodies = (vars(base).items() for base in cls.__mro__[:-3])  # the last three have none
         cls.fields = tuple(
             name
             for body in bodies
@@ -115,7 +115,7 @@ def _plain(value: object) -> object:
     return value
 
 
-class Mount(Frozen):
+class Mount(Requested):
     """One mount, as requested, and as `spec.mounts.decide` completes it.
 
     Attributes:
@@ -153,7 +153,7 @@ class Mount(Frozen):
     overlay: Final[bool] = False
 
 
-class Device(Frozen):
+class Device(Requested):
     """A host device: its path, its path inside, and a subset of "rwm"."""
 
     host: Final[str] = ""
@@ -190,7 +190,7 @@ class Port(Plain):
         self.host_end = host_end
 
 
-class ImageChoice(Frozen):
+class ImageChoice(Requested):
     """What to run. `image` is None exactly when `rootfs`, an absolute path, is given."""
 
     image: Final[str | None] = None
@@ -206,7 +206,7 @@ class ImageChoice(Frozen):
     overlay: Final[str | None] = None  # absolute: a directory of the user's for the writable layer
 
 
-class Identity(Frozen):
+class Identity(Requested):
     """The container's name, and the command line as typed."""
 
     name: Final[str | None] = None
@@ -221,7 +221,7 @@ class Identity(Frozen):
     cwd: Final[str] = ""  # where they were
 
 
-class Process(Frozen):
+class Process(Requested):
     """The application: its environment, user and rights.
 
     `env` has "KEY=VALUE", files first; a bare `-e KEY` is resolved already, and `env_remove` has
@@ -254,7 +254,7 @@ class Process(Frozen):
     sysctls: Final[Mapping[str, str]] = _NONE
 
 
-class Supervision(Frozen):
+class Supervision(Requested):
     """How the container is watched, and by whom."""
 
     interactive: Final[bool] = False
@@ -276,7 +276,7 @@ class Supervision(Frozen):
     debug: Final[bool] = False
 
 
-class Health(Frozen):
+class Health(Requested):
     """The health check. Times are seconds; 0 or None: the image's value, else Docker's default."""
 
     health_cmd: Final[str | tuple[str, ...] | None] = None  # for a shell; or its words, without one
@@ -292,7 +292,7 @@ class Health(Frozen):
         return any(name.startswith("health_") for name in vars(self))
 
 
-class Namespaces(Frozen):
+class Namespaces(Requested):
     """Namespaces: private, host, container:NAME; ipc also none."""
 
     userns: Final[str] = "auto"  # host-root nomap single keep-id[:uid=N,gid=N] container:NAME
@@ -308,7 +308,7 @@ class Namespaces(Frozen):
     holds: Final[bool] = False  # its first process only holds the namespaces that they enter
 
 
-class Network(Frozen):
+class Network(Requested):
     """The network within its namespace."""
 
     # Those of several containers: "name", and what is asked of "ip", "ip6", "mac", "interface",
@@ -348,7 +348,7 @@ class Network(Frozen):
         return found
 
 
-class Files(Frozen):
+class Files(Requested):
     """Mounts and devices."""
 
     mounts: Final[tuple[Mount, ...]] = ()  # in the order given
@@ -359,7 +359,7 @@ class Files(Frozen):
     cdi: Final[tuple[str, ...]] = ()  # devices by name: "vendor.com/class=name", "gpus=all"
 
 
-class HostSharing(Frozen):
+class HostSharing(Requested):
     """What it shares of the host; `spec.hpc` turns these into mounts, variables and devices."""
 
     hpc: Final[bool] = False
@@ -374,7 +374,7 @@ class HostSharing(Frozen):
     modules: Final[tuple[str, ...]] = ()
 
 
-class Limits(Frozen):
+class Limits(Requested):
     """Limits and the control group; 0, "", () or {}: none."""
 
     memory: Final[int] = 0  # bytes

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rootless.engine.request import Device, Frozen, Limits, Mount, Port, RunRequest
+from rootless.engine.request import Device, Limits, Mount, Port, Requested, RunRequest
 
 
 def test_every_field_refuses_to_be_set_or_deleted() -> None:
@@ -21,7 +21,7 @@ def test_every_field_refuses_to_be_set_or_deleted() -> None:
 
 
 @pytest.mark.parametrize("made", [RunRequest(), Mount("bind", "/a", "/b"), Device("/a", "/b")])
-def test_new_attribute_is_refused(made: Frozen) -> None:
+def test_new_attribute_is_refused(made: Requested) -> None:
     with pytest.raises(AttributeError):
         made.memroy = 5  # type: ignore[misc]
 

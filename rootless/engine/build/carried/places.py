@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from rootless.frozen import Frozen
 from rootless.errors import RlessError, escape
 from rootless.frozen import Frozen
 from rootless.image.layer.compress import LEVELS
