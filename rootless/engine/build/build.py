@@ -25,7 +25,7 @@ from rootless.engine.state import events
 from rootless.errors import RlessError, escape
 from rootless.frozen import replace
 from rootless.image.model.platforms import host_platform, parse_platform
-from rootless.image.model.reference import parse_name
+from rootless.image.model.reference import is_path, parse_name
 from rootless.image.store import records
 from rootless.image.store.staging import Staging, clear_leftovers, store_lock
 from rootless.image.store.store import Store
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _EPOCH = "SOURCE_DATE_EPOCH"
 _IMAGE = "docker-image://"
+_LAYOUT = "oci-layout://"
 _SECRET_LIMIT = 500 << 10  # bytes, BuildKit's
 
 
@@ -102,7 +103,7 @@ class Bases:
             name,
             self._store,
             platform=platform or None,
-            policy="always" if self._request.pull else "missing",
+            policy="always" if self._request.pull or is_path(name) else "missing",
             quiet=self._request.progress == "quiet",
             signature_policy=self._request.signature_policy,
             idmap_for=lambda _: self._idmap,
@@ -278,7 +279,7 @@ def _open_contexts(
         main = opened.enter_context(context.open_context(request.context, beside))
     found = {"": main}
     for name, source in request.build_contexts.items():
-        if source.startswith(_IMAGE):
+        if _image_of(source):
             continue
         if is_fetched(source):
             found[name] = opener.open(source, is_main=False)
@@ -291,6 +292,14 @@ def _open_contexts(
     elif file != "-" and is_fetched(file):
         return found, opener.read_url(file)
     return found, context.read_dockerfile(main, file)
+
+
+def _image_of(source: str) -> str:
+    """Return the image that a build context is; "": it has files."""
+    if source.startswith(_LAYOUT):
+        path, at, digest = source.removeprefix(_LAYOUT).partition("@")
+        return f"oci:{path}" + (f":@{digest}" if at else "")
+    return source.removeprefix(_IMAGE) if source.startswith(_IMAGE) else ""
 
 
 def _plan_options(
@@ -312,10 +321,7 @@ def _plan_options(
         labels=request.labels,
         platform=wanted,
         predefined=predefined,
-        contexts={
-            name: source.removeprefix(_IMAGE) if source.startswith(_IMAGE) else ""
-            for name, source in request.build_contexts.items()
-        },
+        contexts={name: _image_of(source) for name, source in request.build_contexts.items()},
         ignored=contexts[""].ignore if "" in contexts else None,
     )
 

@@ -27,6 +27,7 @@ from rootless.engine.build.steps import (
 )
 from rootless.frozen import replace
 from rootless.image.model.platforms import parse_platform
+from rootless.image.model.reference import is_path
 from rootless.linux.process import signal_number
 
 if TYPE_CHECKING:
@@ -267,7 +268,8 @@ class _Planner:
         if origin.kind == "scratch":
             wanted = parse_platform(platform)
             parts = {"os": wanted.os, "architecture": wanted.architecture}
-            return Base("scratch", platform=parts | {"variant": wanted.variant})
+            config = {"config": {"WorkingDir": "/"}}
+            return Base("scratch", config=config, platform=parts | {"variant": wanted.variant})
         if origin.kind == "context":
             name = self.options.contexts[origin.name]
             if not name:
@@ -276,6 +278,11 @@ class _Planner:
                     "give it as docker-image://NAME",
                 )
             return self.find_base(name, platform)
+        if is_path(origin.name):
+            raise DockerfileError(
+                f"a Dockerfile cannot name what is on this host, as {origin.name}",
+                "name it as you like, and give --build-context NAME=oci-layout://DIR",
+            )
         return self.find_base(origin.name, platform)
 
     def source(self, stage: TextStage, name: str, numbers: bool) -> Origin:

@@ -21,7 +21,7 @@ class Base(Frozen):
     Attributes:
         name: as the Dockerfile has it; "scratch": the empty one.
         id: of the image, "" for scratch. digest: of its manifest, where a registry gave it.
-        config: the whole config document (image-spec, config.md), {} for scratch.
+        config: the whole config document (image-spec, config.md); of scratch only that it works in /.
         chain: chain ids of its layers, bottom first.
         platform: os, architecture, variant.
     """

@@ -387,6 +387,9 @@ class OciLayout:
             if isinstance(name, str):
                 names.setdefault(name, entry)
         if tag and tag.startswith("@"):
+            by_digest = {entry["digest"]: entry for entry in entries}
+            if tag[1:] in by_digest:
+                return by_digest[tag[1:]]
             number = int(tag[1:]) if tag[1:].isdigit() and len(tag) < 6 else -1
             if 0 <= number < len(entries):
                 return entries[number]

@@ -112,6 +112,11 @@ def parse(text: str) -> Reference:
     return _parse_registry(text, text)
 
 
+def is_path(text: str) -> bool:
+    """Tell whether `text` names an archive, a layout or the programs of this host."""
+    return text == "host:" or (":" in text and text.partition(":")[0] in _ARCHIVES)
+
+
 def parse_name(text: str) -> Reference:
     """Return the name that a new image gets: of a repository, with a tag.
 

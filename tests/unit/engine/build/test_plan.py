@@ -120,6 +120,19 @@ def test_context_with_files_is_no_base() -> None:
         made("FROM files\n", contexts={"files": ""})
 
 
+@pytest.mark.parametrize("name", ["oci:/lay:1", "docker-archive:/a.tar", "oci-archive:x", "host:"])
+def test_dockerfile_names_no_file_of_the_host(name: str) -> None:
+    """Class 62: paths are for the command line only."""
+    for text in (f"FROM {name}\n", f"FROM plain\nCOPY --from={name} / /\n"):
+        with pytest.raises(DockerfileError, match="what is on this host"):
+            made(text)
+    made("FROM mine\n", contexts={"mine": "plain"})
+
+
+def test_scratch_works_in_the_root() -> None:
+    assert made("FROM scratch\n").stages[0].config["WorkingDir"] == "/"
+
+
 def test_findings_of_the_checks_are_warnings_or_errors() -> None:
     text = "FROM plain\nMAINTAINER me\n"
     (warning,) = made(text).warnings
