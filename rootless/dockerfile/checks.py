@@ -5,7 +5,7 @@
     check_platform(stage, expected, actual)            a base image of another platform
 
 `# check=skip=...` is already taken into account. The names of the rules are Docker's, but for
-ArgOverridesEnv, which is ours.
+ArgOverridesEnv and ChownAfterCopy, which are ours.
 
 Source: docs.docker.com/reference/build-checks; BuildKit frontend/dockerfile/linter/ruleset.go,
 dockerfile2llb/validations.go.
@@ -41,6 +41,9 @@ _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(
     rf"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@[a-z0-9]+:[0-9a-fA-F]{32,})?"
+)
+_CHOWN = re.compile(
+    r"\bchown\s+(?:-[A-Za-z]*R[A-Za-z]*|--recursive)\s+(?:-\S+\s+)*\S+\s+([^;&|\n]+)"
 )
 _RESERVED = ("context", "scratch")
 _ONCE = (form.Cmd, form.Entrypoint, form.Healthcheck)
@@ -182,6 +185,8 @@ class _StageState:
         self.has_shell: bool = parent.has_shell if parent else False
         self.has_workdir: bool = parent.has_workdir if parent else False
         self.from_env: set[str] = set(parent.from_env) if parent else set()
+        self.directory: str = parent.directory if parent else ""
+        self.copied: list[str] = []  # where COPY and ADD of this stage have put what is root's
 
 
 class _Walk:
@@ -316,6 +321,12 @@ class _Walk:
                 )
                 self._add("WorkdirRelativePath", message, node)
             state.has_workdir = True
+            state.directory = posixpath.join(state.directory, instruction.path)
+        elif isinstance(instruction, (form.Copy, form.Add)):
+            if not instruction.chown:
+                state.copied.append(_joined(state, instruction.destination))
+        elif isinstance(instruction, form.Run):
+            self._check_chown(instruction, state)
         elif isinstance(instruction, form.Expose):
             self._check_expose(instruction)
         elif isinstance(instruction, form.Maintainer):
@@ -354,6 +365,14 @@ class _Walk:
             message = f"Do not use ARG or ENV instructions for sensitive data ({name} {key!r})"
             self._add("SecretsUsedInArgOrEnv", message, node)
 
+    def _check_chown(self, run: form.Run, state: _StageState) -> None:
+        for match in _CHOWN.finditer(run.command.text):
+            for path in (_joined(state, word) for word in match[1].split()):
+                if any(copied == path or copied.startswith(f"{path}/") for copied in state.copied):
+                    message = f"chown of {path!r} stores copied files twice; use COPY --chown"
+                    self._add("ChownAfterCopy", message, run.node)
+                    return
+
     def _check_expose(self, expose: form.Expose) -> None:
         for word in expose.ports:
             try:
@@ -370,6 +389,10 @@ class _Walk:
                     f"found '{word}'"
                 )
                 self._add("ExposeInvalidFormat", message, expose.node)
+
+
+def _joined(state: _StageState, path: str) -> str:
+    return posixpath.normpath(posixpath.join(state.directory, path)).rstrip("/")
 
 
 def _suggested(hint: str | None, mark: str = "") -> str:

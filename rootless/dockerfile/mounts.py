@@ -178,7 +178,8 @@ def parse_device(text: str) -> Device:
     name, required = "", False
     for index, part in enumerate(split_csv(text)):
         key, equals, value = part.partition("=")
-        if not equals and part.lower() != "required" and not index:
+        # The name of one device of a kind has a = itself: vendor.com/kind=NAME.
+        if not index and ("/" in key or (not equals and part.lower() != "required")):
             key, value = "name", part
         if key.lower() == "required":
             required = _switch("required", value if equals else "true")

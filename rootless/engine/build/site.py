@@ -188,7 +188,7 @@ class Site:
             devices=[
                 *(device.container for device in self.settings.devices),
                 *self.settings.cdi,
-                *(device.name for device in step.devices),
+                *(f"{one.name},required" if one.required else one.name for one in step.devices),
             ],
             hosts=[f"{name}:{address}" for name, address in self.settings.add_host],
             hostname=self.hostname,

@@ -52,6 +52,10 @@ def rules(text: str) -> list[tuple[str, int]]:
         ("FROM scratch\nEXPOSE 127.0.0.1:80:80", [("ExposeInvalidFormat", 2)]),
         ("FROM scratch\nENV a=1\nARG a=2", [("ArgOverridesEnv", 3)]),
         ("FROM scratch\nENV a=1\nARG a", []),
+        ("FROM a\nCOPY . /app/\nRUN id && chown -R u:u /app", [("ChownAfterCopy", 3)]),
+        ("FROM a\nWORKDIR /w\nADD . x\nRUN chown -vR u .", [("ChownAfterCopy", 4)]),
+        ("FROM a\nCOPY --chown=u . /app\nRUN chown -R u /app", []),
+        ("FROM a\nCOPY . /app\nRUN chown -R u /app/cache /apps; chown u /app", []),
         ("# other words\nFROM scratch AS a", []),
         (
             "# check=experimental=all\n\n# other words\nFROM scratch AS a",

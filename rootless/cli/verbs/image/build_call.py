@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rootless.engine.build.request import BuildRequest
 
 _RULES = "https://docs.docker.com/go/dockerfile/rule/"
-_OURS = ("ArgOverridesEnv",)  # checks that Docker does not have
+_OURS = ("ArgOverridesEnv", "ChownAfterCopy")  # checks that Docker does not have
 _RULER = "-" * 20
 
 
