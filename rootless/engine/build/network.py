@@ -22,6 +22,7 @@ from rootless.engine.spec import network_mode
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import ns, unix
 from rootless.linux.namespace_holder import Holder
+from rootless.linux.network import netlink
 
 if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
@@ -67,6 +68,13 @@ class Client:
             ns.setns(fds[0], ns.CLONE_NEWNET)
         finally:
             os.close(fds[0])
+
+
+def enter_empty(ids: IdMap, gid: int) -> None:
+    """Enter a new network namespace, which has the loopback only; the arguments are `enter`'s."""
+    ns.unshare(ns.CLONE_NEWNET)
+    netlink.loopback_up()
+    network_mode.allow_ping(ids, gid)
 
 
 class Network:

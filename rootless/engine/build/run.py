@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import rootfs
 from rootless.engine.build.mounts import Mounts
+from rootless.engine.build.network import enter_empty
 from rootless.engine.build.stubs import Stubs
 from rootless.engine.request import Device
 from rootless.engine.spec import etc_files, fakeroot, generate
@@ -245,10 +246,11 @@ class _Run:
         spec["root"]["path"] = self.root
         if self.step.script:
             self._add_script(spec)
-        if request.network == "none":
-            spec["linux"]["namespaces"].append({"type": "network"})
-        elif request.network != "host":
-            environment.network.enter(environment.idmap, gid)
+        if request.network != "host":
+            if request.network == "none":
+                enter_empty(environment.idmap, gid)
+            else:
+                environment.network.enter(environment.idmap, gid)
             path = f"/proc/{os.getpid()}/ns/net"
             spec["linux"]["namespaces"].append({"type": "network", "path": path})
         return spec

@@ -131,9 +131,11 @@ def test_default_network_has_an_interface_and_name_servers(room: Room) -> None:
     assert any(line.startswith("nameserver") for line in lines)
 
 
-@pytest.mark.needs("tun", "pasta")
-def test_group_may_send_pings(room: Room) -> None:
-    ran = room.run("cat /proc/sys/net/ipv4/ping_group_range")
+@pytest.mark.parametrize(
+    "network", ["none", pytest.param("default", marks=pytest.mark.needs("tun", "pasta"))]
+)
+def test_group_may_send_pings(room: Room, network: str) -> None:
+    ran = room.run("cat /proc/sys/net/ipv4/ping_group_range", network=network)
     first, last = map(int, ran.out.split())
     assert first == 0 <= last
 
