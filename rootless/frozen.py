@@ -5,8 +5,8 @@
         y: int = 0
 
 A class costs 0.01 ms in place of 0.4 ms, which a command pays each time, and no import costs 7 ms.
-Type checkers see a dataclass. `engine.request.Requested` is another base, for the path of `run`: there
-every field has a default, and what is saved are those that differ.
+Type checkers see a dataclass. `engine.request.Requested` is another base, for the path of `run`:
+there every field has a default, and what is saved are those that differ.
 """
 
 from __future__ import annotations

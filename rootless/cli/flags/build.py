@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rootless.engine.build.request import Agent, Secret
 
+PROGRESS = ("auto", "tty", "plain", "quiet", "rawjson")
 _NAME = frozenset("-._")  # of an id, beside letters and digits
 
 
@@ -81,7 +82,7 @@ def userns(value: str) -> str:
 
 def progress(value: str) -> str:
     """Return a form of progress."""
-    return choice(value, "auto", "tty", "plain", "quiet", "rawjson")
+    return choice(value, *PROGRESS)
 
 
 def secret(value: str) -> Secret:
@@ -141,6 +142,14 @@ def provenance(value: str) -> None:
     """Accept "false": there is none."""
     if value.lower() not in ("false", "0"):
         raise refuse(f"--provenance={value}", "not built yet", "--provenance=false")
+
+
+def sbom(value: str) -> None:
+    """Accept "false": there is none."""
+    if value.lower() not in ("false", "0"):
+        raise refuse(
+            "--sbom", "rless does not look into packages", "use syft on the image: rless save IMAGE"
+        )
 
 
 def call(value: str) -> tuple[str, str]:

@@ -526,12 +526,13 @@ def export_image(
         annotations=dict(output.annotations),
         of_index=dict(output.of_index),
     )
+    known: dict[str, Any] = {}
     indexed = identifiers if makes_index else ()
     if output.kind in ("oci", "docker"):
         from rootless.engine.images import archives
 
         form = f"{output.kind}-{'dir' if output.directory else 'archive'}"
-        archives.save(
+        written = archives.save(
             names or identifiers,
             None if output.dest == "-" else output.dest,
             form=form,
@@ -539,6 +540,8 @@ def export_image(
             quiet=quiet,
             indexed=indexed,
         )
+        if output.kind == "oci":
+            known = {"containerimage.descriptor": written[0]}
     elif output.kind in _FILES:
         from rootless.engine.images import flatten
         from rootless.image.squashfs import apptainer
@@ -552,16 +555,14 @@ def export_image(
             keep_owners=output.keep_owners,
             force=True,
         )
-    known: dict[str, Any] = {}
     if output.push:
         from rootless.engine.images import registries
         from rootless.image.registry.progress import Progress
 
         for name in output.names or names:
-            progress = Progress(2, quiet=quiet)
-            _, made = registries.push(name, packing=packing, progress=progress, indexed=indexed)
-            known["containerimage.digest"] = made["digest"]
-            known["containerimage.descriptor"] = made
+            shown = Progress(2, quiet=quiet)
+            _, made = registries.push(name, packing=packing, progress=shown, indexed=indexed)
+            known = {"containerimage.descriptor": made}
     return known
 
 
@@ -573,7 +574,7 @@ def write_results(
     Args:
         identifier: the image's id; "" where no image was recorded.
         names: all that it has, as typed.
-        known: of `export_image`.
+        known: of `export_image`. Without a manifest the digest is the id, as Docker has it.
 
     Raises:
         RlessError: a file cannot be written.
@@ -583,11 +584,13 @@ def write_results(
     if request.metadata_file:
         found = dict(known)
         if identifier and not request.makes_index:
-            found["containerimage.config.digest"] = identifier
+            found |= dict.fromkeys(("containerimage.config.digest", "containerimage.digest"), identifier)
+        if known:
+            found["containerimage.digest"] = known["containerimage.descriptor"]["digest"]
         if names:
             found["image.name"] = ",".join(names)
-        text = json.dumps(found, indent=2, sort_keys=True)
-        _write("--metadata-file", request.metadata_file, f"{text}\n".encode())
+        text = f"{json.dumps(found, indent=2, sort_keys=True)}\n"
+        _write("--metadata-file", request.metadata_file, text.encode())
 
 
 def _write(flag: str, path: str, data: bytes) -> None:

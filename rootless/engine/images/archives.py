@@ -78,8 +78,10 @@ def save(
     quiet: bool = False,
     signers: Sequence[Signer] = (),
     indexed: Sequence[str] = (),
-) -> None:
+) -> list[dict[str, Any]]:
     """Write images to a file, a directory or (None) standard output.
+
+    Returns the descriptors of what an OCI archive names (`image.archive.write.save`).
 
     A repository without a tag means all its tags, as Docker has it.
 
@@ -108,11 +110,11 @@ def save(
                 raise RlessError(f"--format {form} is a directory", "name it by --output", 1)
             with saver.Directory(output) as made:
                 target = saver.DirectoryTarget(made.path)
-                saver.save(store, images, target, staging.path, **options)
+                written = saver.save(store, images, target, staging.path, **options)
         elif output is None:
             try:
                 archive = saver.TarTarget(1)
-                saver.save(store, images, archive, staging.path, **options)
+                written = saver.save(store, images, archive, staging.path, **options)
                 archive.end()
             except OSError as error:
                 raise saver.no_room(error) from error
@@ -120,12 +122,13 @@ def save(
             try:
                 with Output(output) as file:
                     archive = saver.TarTarget(file.fd)
-                    saver.save(store, images, archive, staging.path, **options)
+                    written = saver.save(store, images, archive, staging.path, **options)
                     archive.end()
             except OSError as error:
                 raise saver.not_written(error, output) from error
     for image, _ in images:
         events.record("save", "image", image.id, name=familiar_repository(image.name))
+    return written
 
 
 def _signing(

@@ -66,8 +66,8 @@ def save(
     progress: Progress,
     sign: Callable[[str], list[bytes]] | None = None,
     index_names: Sequence[str] | None = None,
-) -> None:
-    """Write images to a target.
+) -> list[dict[str, Any]]:
+    """Write images to a target; return the descriptors of their manifests, or of their index.
 
     Args:
         images: each with the names that the archive has for it, in full.
@@ -85,7 +85,7 @@ def save(
     writer = _Writer(store, target, scratch, form, packing or Packing(), progress)
     if form == "docker-dir":
         writer.directory(images[0][0], sign)
-        return
+        return []
     index = []
     entries = []
     made = [writer.image(image) for image, _ in images]
@@ -101,6 +101,7 @@ def save(
         if repositories:
             writer.text("repositories", repositories)
     writer.text("oci-layout", {"imageLayoutVersion": "1.0.0"})
+    return [{key: entry[key] for key in ("mediaType", "digest", "size")} for entry in index]
 
 
 class _Writer:

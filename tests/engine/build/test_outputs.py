@@ -133,6 +133,22 @@ def test_other_tools_read_the_archives(build: Builds, tmp_path: Path) -> None:
         said("skopeo", "--insecure-policy", "copy", "-q", source, f"dir:{tmp_path}/{source[:3]}")
 
 
+def test_layout_is_a_build_context(build: Builds, tmp_path: Path) -> None:
+    layout, metadata = tmp_path / "layout", tmp_path / "metadata"
+    (build.context / "file").write_text("in\n")
+    words = ("-o", f"type=oci,tar=false,dest={layout}", f"--metadata-file={metadata}")
+    build("FROM scratch\nCOPY file /\n", *words).expect()
+    descriptor = json.loads(metadata.read_text())["containerimage.descriptor"]
+    raw = (layout / "blobs/sha256" / descriptor["digest"][7:]).read_bytes()
+    assert (descriptor["digest"], descriptor["size"]) == (images.digest(raw), len(raw))
+    for place in (layout, f"{layout}@{descriptor['digest']}"):
+        context = f"--build-context=made=oci-layout://{place}"
+        build("FROM made\n", context, "-o", str(tmp_path / "out")).expect()
+        assert (tmp_path / "out/file").read_text() == "in\n"
+    done = build("FROM made\n", f"--build-context=made=oci-layout://{layout}:none")
+    assert done.code == 1 and "has no image none" in done.err
+
+
 @pytest.mark.needs("mksquashfs", "unsquashfs")
 def test_squashfs_runs(build: Builds, tmp_path: Path) -> None:
     out = tmp_path / "out.sqsh"

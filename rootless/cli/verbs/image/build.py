@@ -37,7 +37,7 @@ _IMAGE: Group = (
          "Set an ARG; without a value, from your environment"),
         ("--build-context", "NAME=SOURCE", "list", "build_contexts", "build.build_context",
          "Another context, for FROM, COPY --from and RUN --mount: a directory, the URL of an"
-         " archive, a git repository, or docker-image://IMAGE"),
+         " archive, a git repository, docker-image://IMAGE, or oci-layout://DIR[:TAG|@DIGEST]"),
         ("--label", "KEY[=VALUE]", "map", "labels", "label", "Set a label of the image"),
         ("--platform", "OS/ARCH[/VARIANT]", "list", "platforms", "build.platforms",
          "Platform of the image; several, with commas too, make an index"),
@@ -123,6 +123,8 @@ _ACCEPTED: Group = (
         ("--force-rm", "", "flag", "accepted", "boolean", "Nor does one that fails"),
         ("--compress", "", "flag", "accepted", "boolean", "The context is never sent"),
         ("--provenance", "false", "value", "accepted", "build.provenance", "Only `false`"),
+        ("--sbom", "false", "value", "accepted", "build.sbom", "Only `false`"),
+        ("--debug -D", "", "flag", "accepted", "boolean", "For a builder that is a server"),
         _ROWS["--isolation"],
         _ROWS["--disable-content-trust"],
     ),
@@ -136,8 +138,6 @@ VERB = Verb(
     (_IMAGE, _CALL, _CACHE, _OUTPUT, _STEPS, _ACCEPTED),
     (
         ("--attest", "ATTESTATION", _LATER, ""),
-        ("--sbom", "ATTESTATION", "rless does not look into packages",
-         "use syft on the image: rless save IMAGE"),
         ("--volume -v", "SOURCE:TARGET", "a build should not depend on it",
          "use --build-context, and RUN --mount=type=bind"),
         ("--builder", "NAME", "there are no builders: rless is one", ""),
@@ -194,6 +194,7 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
     Raises:
         RlessError: flags contradict each other.
     """
+    from rootless.cli.flags import build as flags
     from rootless.engine.build import outputs
     from rootless.engine.build.carried import places
     from rootless.engine.build.request import BuildRequest
@@ -208,6 +209,8 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         if progress not in ("auto", "quiet"):
             raise RlessError(f"--quiet and --progress {progress} contradict each other")
         progress = "quiet"
+    elif progress == "auto" and os.environ.get("BUILDKIT_PROGRESS") in flags.PROGRESS:
+        progress = os.environ["BUILDKIT_PROGRESS"]
     run_options = {name: values[name] for name in _SETTINGS if name in values}
     if "ulimits" in run_options:
         run_options["ulimits"] = list({limit[0]: limit for limit in values["ulimits"]}.values())

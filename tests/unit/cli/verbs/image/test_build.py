@@ -186,12 +186,19 @@ def test_what_cannot_be_done_is_refused_by_name(argv: list[str], message: str) -
 
 def test_what_changes_nothing_is_accepted() -> None:
     argv = ("--rm", "--force-rm", "--compress", "--layers", "--call=build", "--provenance=false")
-    assert request(*argv, "--check=false", "--squash=false", ".") == BuildRequest(context=".")
+    argv = (*argv, "--sbom=false", "--debug", "--check=false", "--squash=false")
+    assert request(*argv, ".") == BuildRequest(context=".")
 
 
 def test_layers_false_is_squash() -> None:
     for word in ("--squash", "--layers=false"):
         assert request(word, ".") == BuildRequest(context=".", squash=True)
+
+
+def test_progress_can_be_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILDKIT_PROGRESS", "plain")
+    assert request(".").progress == "plain"
+    assert request("-q", ".").progress == request("--progress=quiet", ".").progress == "quiet"
 
 
 def test_quiet_is_a_form_of_progress() -> None:
