@@ -35,7 +35,7 @@ RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
-class GoneError(Exception):
+class GoneError(ConnectionError):
     """The client has closed the connection."""
 
 
@@ -71,7 +71,7 @@ class Connection:
         try:
             while await self._serve_one():
                 pass
-        except (GoneError, ConnectionError, h11.LocalProtocolError):
+        except (ConnectionError, h11.LocalProtocolError):
             pass
         finally:
             self.busy = False
@@ -213,9 +213,9 @@ class Connection:
             await self._fail(error.status, error.message)
         except RlessError as error:
             await self._fail(http.status_of(error), str(error))
-        except (GoneError, ConnectionError, asyncio.CancelledError):
+        except (GoneError, asyncio.CancelledError):
             raise
-        except Exception as error:
+        except Exception as error:  # a ConnectionError, too: it is not of this connection
             if log.enabled:
                 import traceback
 
@@ -289,10 +289,17 @@ class Connection:
         await self.write(self._encode(h11.EndOfMessage()))
 
     async def write(self, data: bytes) -> None:
-        """Write bytes, and wait while the client does not keep up."""
+        """Write bytes, and wait while the client does not keep up.
+
+        Raises:
+            GoneError: the client has closed the connection.
+        """
         self.last = time.monotonic()
         self.writer.write(data)
-        await self.writer.drain()
+        try:
+            await self.writer.drain()
+        except ConnectionError as error:
+            raise GoneError from error
 
     async def take_over(self, request: Request, kind: str) -> bytes:
         """Make the connection a plain stream; return what the client has sent of it already.
@@ -324,6 +331,8 @@ class Connection:
                 head = head[unix.send(peer, head, [nothing]) :]
             except BlockingIOError:
                 pass
+            except ConnectionError as error:
+                raise GoneError from error
             finally:
                 os.close(nothing)
         if head:

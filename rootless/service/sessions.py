@@ -8,6 +8,7 @@ start has made: nothing that the application says is lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ async def start(container: Container) -> None:
         if message[:1] != b"A":
             await ended
             _refused(message)
-        os.write(ours, b"a")
+        with contextlib.suppress(OSError):  # it has failed meanwhile, and has said why
+            os.write(ours, b"a")
         link = fds.pop(0)
         pipes = [fds.pop(0) if message[1] & bit else -1 for bit in (1, 2, 4)]
         if first is not None and not first[1].done():

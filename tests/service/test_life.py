@@ -395,5 +395,6 @@ def test_ping_is_answered_while_containers_are_made(service: Service, image: str
         thread.start()
     while any(thread.is_alive() for thread in threads):
         assert service.ask("GET", "/_ping") == (200, b"OK")
+    assert service.ask("POST", f"/containers/{names[0]}/rename?name={names[1]}")[0] == 409
     for name in names:
         assert service.ask("DELETE", f"/containers/{name}")[0] == 204
