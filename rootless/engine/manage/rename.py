@@ -6,7 +6,7 @@ from rootless.engine.manage import network_connect, update
 from rootless.engine.manage.signals import take
 from rootless.engine.state import events
 from rootless.engine.state.container import Container, drop_name, find, load, take_name
-from rootless.errors import RlessError
+from rootless.errors import CONFLICT, INVALID, RlessError
 
 
 def rename(reference: str, name: str) -> None:
@@ -18,7 +18,7 @@ def rename(reference: str, name: str) -> None:
     container = find(reference)
     old = container.facts["name"]
     if name == old:
-        raise RlessError(f"container {old} has that name already", exit_code=1)
+        raise RlessError(f"container {old} has that name already", exit_code=1, kind=INVALID)
     update.change(container, [old, name], lambda: _change_name(container, old, name))
     events.of_container("rename", container, oldName=old)
 
@@ -26,12 +26,14 @@ def rename(reference: str, name: str) -> None:
 def _change_name(container: Container, old: str, name: str) -> None:
     current = load(container.id)  # now that nobody else renames it
     if current is None or current.facts["name"] != old or _is_going(container):
-        raise RlessError(f"container {old} was renamed or removed just now", exit_code=1)
+        raise RlessError(
+            f"container {old} was renamed or removed just now", exit_code=1, kind=CONFLICT
+        )
     try:
         take_name(container.id, name)
         container.update_facts(name=name)
     except RlessError as error:
-        raise RlessError(error.message, error.hint, 1) from error
+        raise RlessError(error.message, error.hint, 1, error.kind) from error
     except OSError:
         drop_name(name, container.id)
         raise

@@ -6,7 +6,7 @@ Members of a network find names without it; programs written for the old form re
 from __future__ import annotations
 
 from rootless.engine.state.container import find
-from rootless.errors import RlessError
+from rootless.errors import CONFLICT, RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def resolve(
             raise RlessError(
                 f"--link {reference}: that container does not run in the same network",
                 "start it first, with the same --network",
+                kind=CONFLICT,
             )
         known = dict.fromkeys((alias, other.facts["name"], other.id[:12]))
         hosts += [(one, address) for one in known]
