@@ -29,6 +29,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.lib import hosts
+
 if TYPE_CHECKING:
     from tests.lib.product import Result
 
@@ -79,6 +81,7 @@ class Machine:
         else:
             self.boot()
         self.run(_UNPACK.format(now=time.time()), "root").expect()
+        hosts.prepare(self)
         return self
 
     def __exit__(self, *details: object) -> None:
