@@ -200,7 +200,8 @@ def build(
                         output, identifiers, [*tags], makes_index=request.makes_index, quiet=quiet
                     )
             carried.export(made, results, staging.path)
-    trim(store.root)
+    if site.may_have_grown:
+        trim(store.root)
     outputs.write_results(request, identifier, [*tags], known)
     return identifier
 
@@ -402,9 +403,11 @@ def _attend(site: Site, network: Network, bringer: Bringer, shown: Progress) -> 
             if messages in ready:
                 for message in receiver.read():
                     shown.handle(message)
+        has_made, rows = call.result()
+        site.may_have_grown = has_made or bool(site.imports.entries) or site.request.squash
         return [
             Result(State(key, tuple(chain)), dict(layers), tuple(keys))
-            for key, chain, layers, keys in call.result()
+            for key, chain, layers, keys in rows
         ]
     finally:
         call.close()
@@ -420,7 +423,8 @@ def _be_builder(site: Site, messages: int, network: int, writer: int, parent: in
     os.close(network)
     # A key of the terminal is for the build process, which ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    results: Sequence[Result] = Builder(site, sender(writer)).run()
+    builder = Builder(site, sender(writer))
+    results: Sequence[Result] = builder.run()
     if site.takes_image or site.trees:
         for target in site.plan.targets:
             site.require(results[target.index].state.chain, lambda: None)
@@ -430,7 +434,8 @@ def _be_builder(site: Site, messages: int, network: int, writer: int, parent: in
         squashed = [step_process.squash(site, one, results) for one in site.plan.targets]
         results = [*results, *squashed]
     os.close(writer)
-    return [
+    rows = [
         [result.state.key, list(result.state.chain), list(result.layers.items()), result.keys]
         for result in results
     ]
+    return [builder.has_made, rows]

@@ -117,7 +117,11 @@ class _Process:
 
 
 class Builder:
-    """The scheduler of one build."""
+    """The scheduler of one build.
+
+    Attributes:
+        has_made: the result of a step is new in the cache.
+    """
 
     def __init__(self, site: Site, say: Say) -> None:
         """Prepare it.
@@ -133,6 +137,7 @@ class Builder:
         self._poll = select.poll()
         self._count = 0
         self._loaded = False
+        self.has_made = False
 
     def run(self) -> list[Result]:
         """Do all steps; return what each stage has come to.
@@ -246,7 +251,8 @@ class Builder:
             process.give(number, task.data())
 
     def _fork(self, track: _Track) -> _Process:
-        if not self._loaded:
+        # A RUN is done for certain; what else it is may be found once its files were looked at.
+        if not self._loaded and (self.has_made or isinstance(track.step, RunStep)):
             step_process.load()
             self._loaded = True
         messages, tasks = os.pipe(), os.pipe()
@@ -310,6 +316,7 @@ class Builder:
         if said["cached"]:
             self._say({"kind": "cached", "id": process.number})
         else:
+            self.has_made = True
             seconds = round(time.monotonic() - process.began, 3)
             self._say({"kind": "done", "id": process.number, "seconds": seconds})
         state = State(said["key"], tuple(said["chain"]))

@@ -12,36 +12,28 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from rootless.engine.build import add, modes, tree
-from rootless.engine.build.new_layer import NewLayer
+from rootless.engine.build import modes, tree
 from rootless.engine.build.sources import is_left_out
 from rootless.errors import RlessError, escape
 from rootless.image.config import user
-from rootless.image.layer.tar_writer import TarWriter
-from rootless.linux.walk import Entry
+from rootless.linux import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rootless.engine.build.new_layer import NewLayer
     from rootless.engine.build.sources import Selection, Source
     from rootless.engine.build.steps import CopyStep, WorkdirStep
 
 
-def needs_before(step: CopyStep) -> bool:
-    """Tell whether a step looks at the tree that it adds to."""
-    return not step.link or any(
-        part and not _is_number(part) for part in step.owner.partition(":")[::2]
-    )
-
-
-def owner_of(spec: str, before_fd: int) -> tuple[int, int]:
+def owner_of(spec: str, open_before: Callable[[], int]) -> tuple[int, int]:
     """Return (uid, gid) of USER, UID, USER:GROUP, UID:GID...
 
     A number alone is the group too, a name alone means its own group. Names are looked up in the
     tree's passwd and group, which may be anything (security class 69).
 
     Args:
-        before_fd: root of the tree; not used for numbers.
+        open_before: returns the root of the tree; not called for numbers.
 
     Raises:
         RlessError: no such name, or one of the files is none that can be read.
@@ -51,8 +43,8 @@ def owner_of(spec: str, before_fd: int) -> tuple[int, int]:
         raise RlessError(f"{escape(spec)}: this is no owner", "write USER or USER:GROUP", 1)
     by_name = [not _is_number(part) for part in (name, group) if part]
     try:
-        passwd = tree.read_text(before_fd, b"etc/passwd") if by_name[0] else None
-        groups = tree.read_text(before_fd, b"etc/group") if any(by_name[1:]) else None
+        passwd = tree.read_text(open_before(), b"etc/passwd") if by_name[0] else None
+        groups = tree.read_text(open_before(), b"etc/group") if any(by_name[1:]) else None
         wanted = spec if group or by_name[0] else f"{name}:{name}"
         uid, gid, _, _ = user.resolve_user(wanted, passwd=passwd or b"", group=groups or b"")
     except RlessError as error:
@@ -63,29 +55,47 @@ def owner_of(spec: str, before_fd: int) -> tuple[int, int]:
 class Copy:
     """What a COPY or ADD does to a tree.
 
+    What can be said of it without the tree is said at once; `prepare` comes before `write`.
+
     Args:
-        before_fd: root of the tree; -1 if `needs_before` says no.
+        open_before: returns the root of the tree.
 
     Attributes:
         owner: of all that is copied; None: as the sources have it.
 
     Raises:
-        RlessError: the owner, the mode or the destination cannot be.
+        RlessError: the owner or the mode cannot be.
     """
 
-    def __init__(self, step: CopyStep, selection: Selection, before_fd: int) -> None:
+    def __init__(
+        self, step: CopyStep, selection: Selection, open_before: Callable[[], int]
+    ) -> None:
         self.owner: tuple[int, int] | None = None
         if step.owner:
-            self.owner = owner_of(step.owner, before_fd)
+            self.owner = owner_of(step.owner, open_before)
         elif step.origin.kind == "context":
             self.owner = (0, 0)
         self._step = step
         self._selection = selection
         self._mode = modes.parse(step.mode) if step.mode else stat.S_IMODE
-        self._before_fd = -1 if step.link else before_fd
+        self._open_before = open_before
+        self._before_fd = -1
         self._into = step.destination.endswith("/") or step.parents
         self._base = tree.cleaned(step.destination)
+
+    @property
+    def _name(self) -> str:
+        return "ADD" if self._step.add else "COPY"
+
+    def prepare(self) -> None:
+        """Look at the tree.
+
+        Raises:
+            RlessError: the destination cannot be.
+        """
+        step, selection = self._step, self._selection
         if not step.link:
+            self._before_fd = self._open_before()
             self._find_destination()
         count = len(selection.sources)
         if step.like_cp and count > 1:
@@ -96,10 +106,6 @@ class Copy:
                 "end the destination with a slash",
                 1,
             )
-
-    @property
-    def _name(self) -> str:
-        return "ADD" if self._step.add else "COPY"
 
     def _find_destination(self) -> None:
         found = tree.find(self._before_fd, self._base)
@@ -116,6 +122,9 @@ class Copy:
             RlessError: a source cannot be read, or is no directory where there is one, or is one
                 where there is a file.
         """
+        from rootless.engine.build.new_layer import NewLayer
+        from rootless.image.layer.tar_writer import TarWriter
+
         writer = TarWriter(fd)
         layer = NewLayer(writer, self._before_fd, self.owner, self._mode)
         for source in self._selection.sources:
@@ -129,11 +138,7 @@ class Copy:
             base = tree.join(base, source.kept[-1][0])
         if self._into and (self._step.like_cp or not source.is_directory):
             base = tree.join(base, source.name)
-        archive = add.open_archive(self._step, self._selection, source)
-        if archive is not None:
-            layer.make(self._base)
-            with archive:
-                archive.unpack(layer, self._base)
+        if self._step.add and self._unpack(layer, source):
             return
         if source.is_directory and self._step.like_cp:
             layer.make(base)
@@ -141,7 +146,7 @@ class Copy:
         layer.make(self._base if in_base else base.rpartition(b"/")[0])
         for name, path in source.kept:
             with tree.opened(self._selection.root_fd, path) as dir_fd:
-                kept = Entry(b"", b"", -1, dir_fd, os.fstat(dir_fd))
+                kept = walk.Entry(b"", b"", -1, dir_fd, os.fstat(dir_fd))
                 owner = self._selection.owner_of(path, kept.status)
                 layer.add(tree.join(self._base, name), kept, owner)
         if source.content is not None:
@@ -155,6 +160,18 @@ class Copy:
                 layer.add(tree.join(base, path), entry, owner)
 
 
+    def _unpack(self, layer: NewLayer, source: Source) -> bool:
+        """Unpack a source that is an archive; return whether it is one."""
+        from rootless.engine.build import add
+
+        archive = add.open_archive(self._step, self._selection, source)
+        if archive is not None:
+            layer.make(self._base)
+            with archive:
+                archive.unpack(layer, self._base)
+        return archive is not None
+
+
 def workdir_writer(step: WorkdirStep, before_fd: int) -> Callable[[int], None] | None:
     """Return what writes the tar of the layer with the directory; None: it is there.
 
@@ -166,9 +183,12 @@ def workdir_writer(step: WorkdirStep, before_fd: int) -> Callable[[int], None] |
         return None
     if found.status is not None:
         raise RlessError(f"WORKDIR {escape(step.directory)}: there is a file of this name", None, 1)
-    owner = owner_of(step.user, before_fd) if step.user else (0, 0)
+    owner = owner_of(step.user, lambda: before_fd) if step.user else (0, 0)
 
     def write(fd: int) -> None:
+        from rootless.engine.build.new_layer import NewLayer
+        from rootless.image.layer.tar_writer import TarWriter
+
         writer = TarWriter(fd)
         layer = NewLayer(writer, before_fd, owner, stat.S_IMODE)
         layer.make(found.path)

@@ -44,6 +44,7 @@ class Site:
         trees: outputs that are made of the tree of the target. takes_image: whether there are
             others.
         cgroup: of all RUNs, where limits are asked for.
+        may_have_grown: something may be new in the cache; known once all steps are done.
         jobs: how many step processes are at work at a time.
     """
 
@@ -75,6 +76,7 @@ class Site:
         self.use(Imports(root, idmap))
         self.cgroup: Cgroup | None = None
         self._owners: dict[str, owners.Below] = {}
+        self.may_have_grown = True
         self.jobs = request.jobs or os.cpu_count() or 1
 
     def use(self, imports: Imports) -> None:

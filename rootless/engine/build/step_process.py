@@ -14,24 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rootless import rootfs
 from rootless.engine.build import copy, keys, outputs, sources
-from rootless.engine.build import run as run_step
 from rootless.engine.build.hashes import Hashes, path_for
 from rootless.engine.build.messages import Receiver, sender
-from rootless.engine.build.remote.added import Added
 from rootless.engine.build.steps import CopyStep, Result, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
-from rootless.image.layer import create, owners
-from rootless.image.layer.archiver import Archiver
-from rootless.image.layer.changes import changes
-from rootless.image.layer.layers import is_complete, whiteouts_of
-from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.model.digest import chain_id
 from rootless.image.store import records
 from rootless.image.store.build_cache import Entry
 from rootless.image.store.store import layer_dir
 from rootless.linux import mount, ns
-from rootless.rootfs import stored
-from rootless.rootfs.stored import Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,8 +30,10 @@ if TYPE_CHECKING:
 
     from rootless.dockerfile.ignore import IgnoreRules
     from rootless.engine.build.messages import Say
+    from rootless.engine.build.remote.added import Added
     from rootless.engine.build.site import Site
     from rootless.engine.build.steps import Origin, Stage, Step
+    from rootless.image.layer.owners import Owners
     from rootless.rootfs import Mounted
 
     Done = tuple[State, float, bool, list[str]]
@@ -50,7 +43,12 @@ def load() -> None:
     """Load what a step needs only if it is not cached; once, in the process that forks them."""
     import zstandard  # noqa: F401
 
-    from rootless.runtime.seccomp import default  # noqa: F401
+    import rootless.engine.build.new_layer
+    import rootless.engine.build.owners
+    import rootless.engine.build.run
+    import rootless.image.layer.create
+    import rootless.rootfs.stored
+    import rootless.runtime.seccomp.default  # noqa: F401
 
     gc.freeze()  # a collection in a step would copy every page of ours
 
@@ -150,6 +148,11 @@ def squash(site: Site, stage: Stage, results: Sequence[Result]) -> Result:
 
     Where it runs: in the builder, once all steps are done.
     """
+    from rootless.image.layer.archiver import Archiver
+    from rootless.image.layer.changes import changes
+    from rootless.image.layer.tar_writer import TarWriter
+    from rootless.rootfs.stored import Part
+
     result = results[stage.index]
     base = site.plan.base_of(stage).chain
     new = result.state.chain[len(base) :]
@@ -203,6 +206,7 @@ class _StepProcess:
         self._goes_on = True
         self._mounted: list[Mounted] = []
         self._fds: list[int] = []
+        self._before_fd = -1
 
     def leave(self) -> bool:
         """Give back what the step has opened; return whether the process is as before then."""
@@ -279,6 +283,9 @@ class _StepProcess:
 
     def _repeat(self, original: Entry) -> dict[str, Any] | None:
         """Put the layer of an entry on top of the layers here; None: it is gone."""
+        from rootless.image.layer import create
+        from rootless.image.layer.layers import is_complete
+
         self._goes_on = False  # as in `make_layer`
         site, chain, below = self.site, original.chain[-1], self.before.chain
         diff_id = original.diff_ids[-1] if original.diff_ids else ""
@@ -315,6 +322,8 @@ class _StepProcess:
         """Mount the tree of some layers, writable, in a workspace of this step."""
         workspace = f"{self.scratch}/{name}"
         os.mkdir(workspace, 0o700)
+        from rootless.image.layer.layers import whiteouts_of
+
         lowers = self.lowers(chain)
         form = whiteouts_of(filter(None, map(self.site.cache.layer, chain)))
         made = rootfs.mount(lowers, workspace, self.site.idmap, volatile=True, whiteouts=form)
@@ -353,23 +362,11 @@ class _StepProcess:
     def _copy(self, step: CopyStep) -> Done:
         root_fd = self.open_origin(step.origin, "from")
         self._goes_on = not step.add  # what was fetched may be open
-        added = Added(
-            step,
-            f"{self.scratch}/added",
-            self.site.root,
-            self.site.secrets,
-            self.say,
-            agent=self.site.agents.get("default", ""),
-            network=self.site.settings.network or "",
-            asks=not self.site.ignores_cache(self.stage),
-        )
+        added = self._added(step) if step.add else None
         selection = sources.select(root_fd, step, self._find_ignored(step.origin), added)
         if step.origin.kind != "context":
             selection.below = self.site.owners_in(self._chain_of(step.origin))
-        before_fd = -1
-        if copy.needs_before(step):
-            before_fd = self._open_tree(self.before.chain, "before")
-        plan = copy.Copy(step, selection, before_fd)
+        plan = copy.Copy(step, selection, self._open_before)
         options = {"parents": step.parents, "unpack": step.unpack,
                    "keep_git_dir": step.keep_git_dir, "add": step.add}  # fmt: skip
         if step.like_cp:
@@ -388,6 +385,7 @@ class _StepProcess:
 
         def make() -> dict[str, Any]:
             selection.fetch()
+            plan.prepare()
             return self.make_layer(plan.write)
 
         layer_key = ""
@@ -396,6 +394,27 @@ class _StepProcess:
             key = keys.after(self.before.key, layer_key)
         return self._find_or_make(step, key, make, layer_key=layer_key)
 
+    def _added(self, step: CopyStep) -> Added:
+        """Return what fetches the sources of an ADD that are elsewhere."""
+        from rootless.engine.build.remote.added import Added
+
+        return Added(
+            step,
+            f"{self.scratch}/added",
+            self.site.root,
+            self.site.secrets,
+            self.say,
+            agent=self.site.agents.get("default", ""),
+            network=self.site.settings.network or "",
+            asks=not self.site.ignores_cache(self.stage),
+        )
+
+    def _open_before(self) -> int:
+        """Return the root of the tree before the step, which is mounted when it is wanted."""
+        if self._before_fd < 0:
+            self._before_fd = self._open_tree(self.before.chain, "before")
+        return self._before_fd
+
     def _hashes(self, origin: Origin) -> Hashes | None:
         """Return the digests of files that are known; only those of the caller's files can be."""
         if origin.kind != "context" or self.site.contexts[origin.name].is_fetched:
@@ -403,16 +422,17 @@ class _StepProcess:
         return Hashes(path_for(self.site.root, self.site.contexts[origin.name].fd))
 
     def _make_directory(self, step: WorkdirStep) -> Done:
-        before_fd = self._open_tree(self.before.chain, "before")
-        write = copy.workdir_writer(step, before_fd)
+        write = copy.workdir_writer(step, self._open_before())
         if write is None:
             return self.before, 0.0, True, []
-        owner = copy.owner_of(step.user, before_fd) if step.user else (0, 0)
+        owner = copy.owner_of(step.user, self._open_before) if step.user else (0, 0)
         key = keys.workdir(self.before.key, step.directory, owner)
         return self._find_or_make(step, key, lambda: self.make_layer(write))
 
     def make_layer(self, write: Callable[[int], None]) -> dict[str, Any]:
         """Make the layer of the step; return its meta record."""
+        from rootless.image.layer import create
+
         self._goes_on = False  # the directories of the layers stay open
         before = self.before.chain
         return create.make_here(
@@ -451,6 +471,10 @@ class _StepProcess:
         return tuple(found)
 
     def _run_and_keep(self, step: RunStep) -> dict[str, Any]:
+        from rootless.engine.build import run as run_step
+        from rootless.image.layer import create
+        from rootless.rootfs import stored
+
         site, before = self.site, self.before.chain
         mounted = self.mount_tree(before, "root")
         environment = run_step.StepEnvironment(
@@ -489,8 +513,10 @@ class _StepProcess:
             owner=self._owner(),
         )
 
-    def _owner(self) -> owners.Owners | None:
+    def _owner(self) -> Owners | None:
         """Return who tells the owners of what a RUN has written; None: the files have them."""
+        from rootless.image.layer import owners
+
         found = self.site.owners_in(self.before.chain)
         return None if found is None else owners.Owners(found)
 
