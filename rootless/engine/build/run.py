@@ -61,6 +61,7 @@ class StepEnvironment:
         idmap: of the build's user namespace.
         mounted: the tree before, writable.
         directory: absolute, private, empty: for files of ours.
+        common: absolute, private: for files that are alike in all RUNs that have it; "": the same.
         cache_dir: where compiled seccomp filters are kept.
         settings: options of `run` that hold for each RUN: --add-host, --dns, --ulimit, ...
         network: where the network of the build is asked for.
@@ -86,6 +87,7 @@ class StepEnvironment:
         settings: RunRequest,
         network: Client,
         *,
+        common: str = "",
         proxies: tuple[str, ...] = (),
         hostname: str = HOSTNAME,
         allowed: frozenset[str] = frozenset(),
@@ -102,6 +104,7 @@ class StepEnvironment:
         self.idmap = idmap
         self.mounted = mounted
         self.directory = directory
+        self.common = common or directory
         self.cache_dir = cache_dir
         self.settings = settings
         self.network = network
@@ -228,7 +231,7 @@ class _Run:
             inputs.groups = []
         inputs.hostname = environment.hostname
         directory = environment.directory
-        inputs.files = etc_files.write(request, directory, inputs.hostname)
+        inputs.files = self._etc_files(inputs.hostname)
         inputs.seccomp = generate.seccomp_profile(request, inputs)
         if environment.idmap.single and uid == 0 and request.fakeroot is not False:
             inputs.seccomp = fakeroot.pretend(inputs.seccomp, notifies=True)
@@ -254,6 +257,19 @@ class _Run:
             path = f"/proc/{os.getpid()}/ns/net"
             spec["linux"]["namespaces"].append({"type": "network", "path": path})
         return spec
+
+    def _etc_files(self, hostname: str) -> dict[str, str]:
+        """Return path inside -> file outside of /etc/hosts, hostname and resolv.conf.
+
+        A RUN gets copies of them, so they are written once.
+        """
+        place = f"{self.environment.common}/etc-{self.step.network}"
+        os.makedirs(self.environment.common, 0o700, exist_ok=True)
+        try:
+            os.mkdir(place, 0o700)
+        except FileExistsError:
+            return {f"/etc/{name}": f"{place}/{name}" for name in sorted(os.listdir(place))}
+        return etc_files.write(self.request, place, hostname)
 
     def _add_devices(self, inputs: SpecInputs) -> None:
         """Add what the devices need, by path or by name (CDI); one that is not there is left out.

@@ -484,6 +484,7 @@ class _StepProcess:
             f"{site.root}/seccomp",
             site.settings,
             site.network,
+            common=f"{site.scratch}/stage{self.stage.index}",
             proxies=site.proxies,
             hostname=site.hostname or run_step.HOSTNAME,
             allowed=frozenset(site.request.allow),
