@@ -1,0 +1,113 @@
+"""Which process does which step: `Builder`, with step processes that only say who they are."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rootless.engine.build import builder
+from rootless.engine.build.builder import Builder
+from rootless.engine.build.messages import Receiver, sender
+from rootless.engine.build.steps import Base, CopyStep, Origin, RunStep, Stage, State
+from rootless.errors import RlessError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rootless.engine.build.steps import Step
+
+LEAVES = "leaves something open"
+DIES = "dies"
+
+
+def run(number: int, text: str = "", network: str = "default") -> RunStep:
+    return RunStep(
+        number=number, text=text, created_by="", line=1, end_line=1, args=(), network=network
+    )
+
+
+def copy(number: int, *, add: bool = False, stage: int = -1) -> CopyStep:
+    origin = Origin("stage", stage=stage) if stage >= 0 else Origin("context")
+    return CopyStep(
+        number=number, text="", created_by="", line=1, end_line=1,
+        origin=origin, sources=(), destination="/", add=add,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the builder asks of a site; `stages` are to be filled."""
+
+    def serve(site: Any, stage: Stage, tasks: int, writer: int) -> None:
+        receiver, say = Receiver(tasks), sender(writer)
+        while not receiver.ended:
+            for task in receiver.read():
+                step = stage.steps[task["step"]]
+                if step.text == DIES:
+                    os._exit(3)
+                # The chain has one more layer: who made it, from what, and what it was told.
+                before = task["chain"][-1:] or ["nothing"]
+                mine = f"{os.getpid()} {before[0].partition(' ')[0]} {task['chains']}"
+                say({"kind": "result", "key": "k", "chain": [*task["chain"], mine], "created": 1.0,
+                     "cached": False, "keys": [], "goes_on": step.text != LEAVES})  # fmt: skip
+                if step.text == LEAVES:
+                    os._exit(0)
+        os._exit(0)
+
+    monkeypatch.setattr(builder.step_process, "run", serve)
+    monkeypatch.setattr(builder.step_process, "load", lambda: None)
+    made = SimpleNamespace(jobs=4, scratch=str(tmp_path), plan=SimpleNamespace(targets=()))
+    made.early_key = lambda step, before, results: None
+    made.ignores_cache = lambda stage: False
+    made.state_of_base = lambda base: State("base")
+    return made
+
+
+def processes(site: Any, *stages: tuple[Step, ...]) -> list[list[str]]:
+    """Build; return the pid of each step of each stage."""
+    site.plan.stages = tuple(
+        Stage(index, str(index), Base("scratch"), steps, {}, ())
+        for index, steps in enumerate(stages)
+    )
+    results = Builder(site, lambda message: None).run()
+    return [[layer.partition(" ")[0] for layer in result.state.chain] for result in results]
+
+
+def test_steps_of_a_stage_are_done_by_one_process(site: Any) -> None:
+    first, second = processes(site, (run(1), copy(2), run(3), run(4)), (run(1), run(2)))
+    assert len(first) == 4 and len(set(first)) == 1
+    assert len(second) == 2 and len(set(second)) == 1
+    assert first[0] != second[0]
+
+
+def test_a_step_that_leaves_something_open_is_the_last_of_its_process(site: Any) -> None:
+    (pids,) = processes(site, (run(1), run(2, LEAVES), run(3), run(4)))
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_a_process_in_the_network_of_the_build_does_nothing_of_the_host(site: Any) -> None:
+    """ADD may fetch, and RUN --network=host wants the host's; the way out of a namespace is none."""
+    (pids,) = processes(site, (run(1), copy(2), copy(3, add=True), run(4, network="none")))
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+    (pids,) = processes(site, (run(1, network="none"), run(2, network="host"), run(3)))
+    assert len(set(pids)) == 1
+    (pids,) = processes(site, (run(1), run(2, network="host")))
+    assert len(set(pids)) == 2
+
+
+def test_a_process_is_told_what_other_stages_have_come_to(site: Any) -> None:
+    site.plan.stages = ()
+    stages = ((run(1), copy(2, stage=1)), (run(1), run(2, LEAVES), run(3)))
+    processes(site, *stages)
+    results = Builder(site, lambda message: None).run()
+    assert str([[1, list(results[1].state.chain)]]) in results[0].state.chain[1]
+
+
+def test_a_process_that_ends_by_itself_is_a_failure(site: Any) -> None:
+    with pytest.raises(RlessError, match="its process ended"):
+        processes(site, (run(1), run(2, DIES), run(3)))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
