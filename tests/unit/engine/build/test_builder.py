@@ -106,8 +106,15 @@ def test_a_process_is_told_what_other_stages_have_come_to(site: Any) -> None:
     assert str([[1, list(results[1].state.chain)]]) in results[0].state.chain[1]
 
 
-def test_a_process_that_ends_by_itself_is_a_failure(site: Any) -> None:
+def test_a_process_that_ends_by_itself_is_a_failure(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forked: list[int] = []
+    fork = os.fork
+    monkeypatch.setattr(os, "fork", lambda: forked.append(fork()) or forked[-1])
     with pytest.raises(RlessError, match="its process ended"):
-        processes(site, (run(1), run(2, DIES), run(3)))
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        processes(site, (run(1), run(2, DIES), run(3)), (run(1), run(2), run(3)))
+    assert len(forked) == 2
+    for pid in forked:  # nobody is left, and all were waited for
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
