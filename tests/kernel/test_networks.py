@@ -50,7 +50,7 @@ def member(
     yield make
     for one in made:
         one.end()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while (left := hub.connect()) is not None:
         left.close()
         assert time.monotonic() < deadline, "the hub stays"
@@ -141,7 +141,7 @@ def test_names_end_with_the_member(member: Make) -> None:
     one, two = member(5, "web"), member(6, "db")
     assert two.run(look_up, "web")[0] == 0
     one.end()
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 30
     while two.run(look_up, "web")[0] != 3:
         assert time.monotonic() < deadline
 
@@ -279,7 +279,7 @@ def test_single_member_cannot_take_all_connections(member: Make, tmp_path: Path)
 
     pid = greedy.start(hold)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not sign.exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -335,7 +335,7 @@ def test_other_names_are_forwarded_to_the_dns_servers(member: Make) -> None:
     assert one.hub.call("S", server.address(1, 6).hex()) == 0
     pid = server.start(serve_names)
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while one.run(look_up, "www.example.org") != [0, ["c0000207"]]:
             assert time.monotonic() < deadline
         # A long answer, as it is, by TCP.
@@ -412,7 +412,7 @@ def serving(server: Member, function: Callable[[], object]) -> Iterator[None]:
 
 def look_up_until_answered(name: str, server: str) -> list[str]:
     """Look up a name of a server that is about to listen."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while True:
         code, found = look_up(name, A, server)
         if code == 0:
@@ -542,17 +542,19 @@ def echo() -> None:
 
 def echo_to_all() -> None:
     """Echo what comes, on any number of connections, in one process."""
-    with socket.create_server(("", 80), backlog=2048) as server:
-        clients = []
+    with socket.create_server(("", 80), backlog=2048) as server, select.epoll() as watched:
+        watched.register(server, select.EPOLLIN)
+        clients: dict[int, socket.socket] = {}
         while True:
-            for ready in select.select([server, *clients], [], [])[0]:
-                if ready is server:
-                    clients.append(server.accept()[0])
-                elif data := ready.recv(65536):
-                    ready.sendall(data)
+            for ready, _ in watched.poll():
+                if ready == server.fileno():
+                    client = server.accept()[0]
+                    clients[client.fileno()] = client
+                    watched.register(client, select.EPOLLIN)
+                elif data := clients[ready].recv(65536):
+                    clients[ready].sendall(data)
                 else:
-                    clients.remove(ready)
-                    ready.close()
+                    clients.pop(ready).close()
 
 
 def echo_datagrams() -> None:
@@ -565,7 +567,7 @@ def echo_datagrams() -> None:
 
 def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
     """Connect to an echo server, once it is there."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while True:
         client = None
         try:
@@ -639,20 +641,21 @@ def test_stalled_reader_blocks_only_its_sender(served: Member) -> None:
         assert received == sent
 
 
-def test_flood_of_connections_is_served(served: Member) -> None:
+def test_flood_of_connections_is_served(member: Make) -> None:
+    one = member(5, "web")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    port = publish(served, 80, socket.SOCK_STREAM)
-    connect(port).close()
     clients = []
     try:
-        for number in range(1000):
-            client = socket.create_connection(("127.0.0.1", port), 10)
-            client.sendall(b"%04d" % number)
-            clients.append(client)
-        for number, client in enumerate(clients):
-            client.settimeout(30)
-            assert client.recv(4, socket.MSG_WAITALL) == b"%04d" % number
+        with serving(one, echo_to_all):
+            port = publish(one, 80, socket.SOCK_STREAM)
+            connect(port).close()
+            for number in range(1000):
+                client = socket.create_connection(("127.0.0.1", port), 30)
+                client.sendall(b"%04d" % number)
+                clients.append(client)
+            for number, client in enumerate(clients):
+                assert client.recv(4, socket.MSG_WAITALL) == b"%04d" % number
     finally:
         for client in clients:
             client.close()
@@ -691,7 +694,7 @@ def test_member_sees_the_sender_of_datagrams(member: Make) -> None:
                 client.connect(bound.getsockname())
                 client.settimeout(0.2)
                 said = b""
-                deadline = time.monotonic() + 5
+                deadline = time.monotonic() + 30
                 while not said:
                     assert time.monotonic() < deadline
                     try:
@@ -734,7 +737,7 @@ def test_member_sees_the_address_of_the_client(member: Make) -> None:
 
 
 def told_by(address: str, port: int) -> str:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while True:
         try:
             with socket.create_connection((address, port), 5) as client:
@@ -810,7 +813,7 @@ def leave(one: Member) -> None:
 def send_until_answered(client: socket.socket) -> None:
     """Send a datagram to an echo server that is about to listen, until it comes back."""
     client.settimeout(0.2)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while True:
         try:
             client.send(b"?")

@@ -29,6 +29,16 @@ done 2>/dev/null; done
 """
 
 
+def watched(rless: Product, spy: subprocess.Popen[bytes], seconds: float) -> list[str]:
+    """Return what the spy says until so long after its first sight of a check."""
+    assert spy.stdout is not None
+    assert spy.stdout.readline() == b"saw\n"
+    time.sleep(seconds)
+    wait_for(lambda: "(healthy)" in rless("ps").out, "healthy", 60)
+    rless("rm", "-f", "spied").expect()
+    return spy.communicate(timeout=60)[0].decode().splitlines()
+
+
 @pytest.mark.parametrize("user", ["0", "1000"])
 def test_health_check_runs_in_the_user_namespace_of_the_container(
     rless: Product, user: str
@@ -37,13 +47,9 @@ def test_health_check_runs_in_the_user_namespace_of_the_container(
     flags = ["--cap-add=SYS_PTRACE", "--health-cmd=true", "--health-interval=100ms", "-u", user]
     done = rless("run", "-d", "--network=none", "--name=spied", *flags, rless.image, "sleep", "600")
     done.expect()
-    spy = rless.start("exec", "-u", "0", "spied", "sh", "-c", _SPY)
+    spy = rless.start("exec", "-u", "0", "spied", "sh", "-c", _SPY, bufsize=0)
     own = rless("exec", "-u", "0", "spied", "grep", "CapPrm", "/proc/self/status").expect().out
-    time.sleep(6)
-    wait_for(lambda: "(healthy)" in rless("ps").out, "healthy", 20)
-    rless("rm", "-f", "spied").expect()
-    seen = spy.communicate(timeout=30)[0].decode().splitlines()
-    assert "saw" in seen  # else the test looked at nothing
+    seen = watched(rless, spy, 2)
     limit = int(own.split()[1], 16)
     sets = [int(line.split()[1], 16) for line in seen if line.startswith("Cap")]
     assert sets
@@ -79,12 +85,8 @@ def test_python_of_a_health_check_cannot_be_written(rless: Product, tmp_path: Pa
     words = ["run", "-d", "--network=none", "--name=spied", *flags, rless.image, "sleep", "600"]
     start = [str(python), *python_launcher()[1:], *words]
     subprocess.run(start, env=rless.environment(), check=True, timeout=30, capture_output=True)
-    spy = rless.start("exec", "spied", "sh", "-c", _OVERWRITE)
-    time.sleep(8)
-    wait_for(lambda: "(healthy)" in rless("ps").out, "healthy", 20)
-    rless("rm", "-f", "spied").expect()
-    seen = spy.communicate(timeout=30)[0].decode().splitlines()
-    assert "saw" in seen
+    spy = rless.start("exec", "spied", "sh", "-c", _OVERWRITE, bufsize=0)
+    seen = watched(rless, spy, 3)
     assert "wrote" not in seen
 
 
@@ -115,12 +117,11 @@ def test_restarting_init_is_hidden_from_a_tracer(rless: Product, tmp_path: Path)
     words = ["run", "-d", "--network=none", "--name=again", "--pid=container:tracer",
              "--restart=on-failure:4", rless.image, "sh", "-c", "exit 3"]  # fmt: skip
     rless(*words).expect()
-    time.sleep(4)
+    error = ("inspect", "again", "--format", "{{.State.Error}}")
+    wait_for(lambda: "SYS_PTRACE" in rless(*error).expect().out, "the refusal of a restart", 60)
     out = rless("logs", "tracer").expect().out
-    inspected = rless("inspect", "again", "--format", "{{.State.Error}}").expect().out
     rless("rm", "-f", "again", "tracer").expect()
     assert not out
-    assert "SYS_PTRACE" in inspected
 
 
 def test_restart_beside_other_processes_works(rless: Product) -> None:
