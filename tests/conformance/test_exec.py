@@ -107,7 +107,7 @@ def test_detached_exec_writes_a_pid_file(running: Bundle, tmp_path: Path) -> Non
     null = subprocess.DEVNULL
     running.call(*words, stdout=null, stderr=null).expect()
     pid = int(pid_file.read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -97,7 +97,7 @@ def test_forced_delete_kills_the_container(live: Bundle) -> None:
     live.call("start", live.id).expect()
     pid = live.pid()
     live.call("delete", "--force", live.id).expect()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not is_gone(pid):  # crun does not wait for its end
         assert time.monotonic() < deadline
         time.sleep(0.01)

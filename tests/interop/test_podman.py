@@ -106,7 +106,7 @@ def test_podman_exec_works(guest: Guest, running: str) -> None:
 
 def test_podman_exec_can_detach(guest: Guest, running: str) -> None:
     guest.podman("exec", "-d", running, "/probe", "write", "/x", "there").expect()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while guest.podman("exec", running, "/probe", "read", "/x").out != "there":
         assert time.monotonic() < deadline
 

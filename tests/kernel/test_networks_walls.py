@@ -189,7 +189,7 @@ def test_process_that_opens_files_reads_changes_and_writes_events(tmp_path: Path
 @pytest.mark.needs("subordinate ids")
 def test_end_of_a_membership_is_an_event(member: Member, tmp_path: Path) -> None:
     member.end()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not (tmp_path / "s/events").exists():
         assert time.monotonic() < deadline, "no event"
         time.sleep(0.01)

@@ -74,7 +74,7 @@ def listen(address: str, port: int = 0) -> socket.socket:
 
 def listen_when_valid(address: str) -> socket.socket:
     """Listen on an IPv6 address that was added just now."""
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 30
     while True:
         try:
             return listen(address)

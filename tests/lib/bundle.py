@@ -149,7 +149,7 @@ class Bundle:
 
     def wait_output(self, text: str) -> str:
         """Return the output once it holds `text`."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while text not in self.output():
             assert time.monotonic() < deadline, self.output()
             time.sleep(0.01)
@@ -157,7 +157,7 @@ class Bundle:
 
     def wait_status(self, status: str) -> None:
         """Wait until the container has this status."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while self.status() != status:
             assert time.monotonic() < deadline, self.status()
             time.sleep(0.01)

@@ -176,7 +176,7 @@ class Held:
 
     def connect(self) -> Client:
         """Connect to it."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while (client := monitor_client.connect(self.container)) is None:
             assert time.monotonic() < deadline, "nobody listens"
             time.sleep(0.005)

@@ -43,7 +43,7 @@ del sys.argv[0]
 sys.path.append(sys.argv.pop(0))
 from rootless.launch import start
 start("rootless.cli.main")"""
-_GRACE = 10.0  # seconds: a killed process may take its time on a busy machine
+_GRACE = 30.0  # seconds: a killed process may take its time on a busy machine
 
 
 class Result:
@@ -354,7 +354,7 @@ def become_subreaper() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
     """Wait until `condition()` is true; return what it gave."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -144,7 +144,7 @@ def test_scancel_reaches_the_application(step: Step) -> None:
 def test_exit_code_of_a_signal_handler_is_passed_on(step: Step) -> None:
     with step.start("trap-term", "3") as process:
         wait_for(process, b"")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while step.call("RT %r state %n").code:
             assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -210,7 +210,7 @@ def test_ps_lists_processes(running: Bundle) -> None:
     assert only == running.pid()
     command = running.command("exec", running.id, "/probe", "sleep", "60")
     with subprocess.Popen(command, env=ENVIRONMENT) as process:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while len(running.call("ps", running.id).expect().lines()) != 3:
             assert time.monotonic() < deadline
         assert running.call("ps", running.id).expect().lines()[:2] == ["PID", str(only)]

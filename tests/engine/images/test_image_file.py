@@ -216,7 +216,7 @@ def test_file_server_ends_with_its_container(rless: Product, file: Path) -> None
         os.kill(entry[victim][0], 9)
         clear_and_check(rless)
     starting = rless.start("run", "--rm", "--network=none", str(file), "sleep", "100")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not squashfuse_of(rless):
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -65,7 +65,7 @@ def clear_and_check(rless: Product) -> None:
     What the killed ones had below them may end only after that command, which leaves it alone: then
     the next one has to clean up.
     """
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         for name in rless("ps", "-aq").expect().lines():
             done = rless("rm", "-f", name)

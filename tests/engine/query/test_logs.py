@@ -323,7 +323,7 @@ def test_frames_of_any_split_are_read_back(
 def read_until(process: subprocess.Popen[bytes], text: bytes) -> bytes:
     assert process.stdout is not None
     found = b""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not found.endswith(text):
         assert time.monotonic() < deadline, found
         more = os.read(process.stdout.fileno(), 1 << 16)

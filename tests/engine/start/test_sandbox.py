@@ -80,7 +80,7 @@ def drive(network: str, code: str, *file: Path) -> subprocess.CompletedProcess[s
 
 def await_end(pids: Iterable[int]) -> None:
     """Wait until processes have ended; whoever adopts them may leave them as zombies."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     for pid in pids:
         while os.path.exists(f"/proc/{pid}"):
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -136,7 +136,7 @@ def test_events_starts_from_now_by_default() -> None:
     process.communicate()
     plain = follow("--format", "{{.Action}}")
     assert plain.stdout is not None
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     got = threading.Event()
 
     def read() -> None:

@@ -119,7 +119,7 @@ def test_password_is_not_echoed_on_a_terminal(own_rless: Product, private: str) 
 
     def until(text: bytes) -> None:
         nonlocal shown
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 30
         while text not in shown:
             assert time.monotonic() < deadline, shown
             shown += os.read(leader, 1000)
