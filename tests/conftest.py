@@ -30,6 +30,16 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["RLESS_TEST_CGROUP"] = own
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that may take long: else the last one is waited for alone."""
+
+    def is_long(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker("timeout")
+        return mark is not None and mark.args[0] > 120
+
+    items.sort(key=is_long, reverse=True)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose `needs` mark names a fact that this machine does not have."""
     for mark in item.iter_markers("needs"):

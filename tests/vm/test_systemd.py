@@ -95,6 +95,7 @@ BACK = [
 ]
 
 
+@pytest.mark.timeout(900)
 def test_containers_come_back_after_reboot_and_power_cut(machine: Machine) -> None:
     """Those come back that are to; what a power cut has ended is known to have been ended."""
     text = r"""

@@ -12,6 +12,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from rootless.image.archive import write as saver
 from rootless.image.layer import tarsplit
 from rootless.image.registry.progress import Progress
@@ -97,6 +99,7 @@ def whole(acts: Acts, *, thorough: bool) -> None:
                     stream.read()
 
 
+@pytest.mark.timeout(300)
 def test_eighty_kills_leave_a_whole_store(workshop: Workshop, registry_host: str) -> None:
     acts = Acts(workshop, registry_host)
     moments = Moments(seed=7)
