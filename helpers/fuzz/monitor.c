@@ -7,7 +7,7 @@ enum { ACTIONS_OF_ONE = 64 };
 
 struct monitor me;
 struct config config = { .join_timeout = 1000, .client_fd = -1, .client_stdin_fd = -1,
-			 .client_stdout_fd = -1, .client_stderr_fd = -1, .lock_fd = -1,
+			 .client_stdout_fd = -1, .client_stderr_fd = -1,
 			 .python_fd = -1, .stop_signal = SIGTERM, .stop_timeout = 10 };
 struct logs logs = { .fd = -1 };
 

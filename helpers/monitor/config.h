@@ -38,7 +38,7 @@ extern struct config {
 	bool remove_volumes; /* its anonymous volumes, too */
 	const char *cgroup; /* its directory; "": none */
 	struct list mounts; /* where its root and its overlays are mounted */
-	int lock_fd; /* held while the root is mounted */
+	struct list lock_fds; /* held while the root is mounted */
 	struct list helper_pids; /* children that serve the mounts */
 	long long pasta; /* its pid; 0: none */
 	bool wait_pasta; /* until it has ended: it holds published ports */
@@ -100,7 +100,7 @@ extern struct config {
 	KEY(FLAG, remove_volumes, MONITOR) \
 	KEY(TEXT, cgroup, MONITOR) \
 	KEY(LIST, mounts, MONITOR) \
-	KEY(FD, lock_fd, MONITOR) \
+	KEY(LIST, lock_fds, MONITOR) \
 	KEY(LIST, helper_pids, MONITOR) \
 	KEY(NUMBER, pasta, MONITOR) \
 	KEY(FLAG, wait_pasta, MONITOR) \

@@ -89,7 +89,8 @@ void start_again(void)
 			close_client(&clients[i]); /* they are the child's now */
 	fcntl(me.config_fd, F_SETFD, 0);
 	fcntl(me.listener_fd, F_SETFD, 0);
-	fcntl(config.lock_fd, F_SETFD, 0);
+	for (int i = 0; i < config.lock_fds.count; i++)
+		fcntl((int)to_number(config.lock_fds.values[i]), F_SETFD, 0);
 	fcntl(me.member_fd, F_SETFD, 0);
 	fcntl(config.python_fd, F_SETFD, 0);
 	become_python("restart", true);

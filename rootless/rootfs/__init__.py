@@ -56,10 +56,11 @@ class Mounted:
         layers: the lower directories, bottom to top.
         why: one line for each driver that was tried and refused, and each thing done otherwise.
         helper_pids: children of the caller that serve the mount; `unmount` waits for them.
-        lock_fd: held for as long as the mount is used, so that a cached lower layer stays.
+        lock_fds: held for as long as the mount is used, so that a cached lower layer stays, and
+            no other container has the writable layer.
     """
 
-    __slots__ = ("driver", "helper_pids", "layers", "lock_fd", "options", "path", "why")
+    __slots__ = ("driver", "helper_pids", "layers", "lock_fds", "options", "path", "why")
 
     def __init__(
         self, path: str, driver: str, options: str = "", layers: Sequence[str] = ()
@@ -70,7 +71,7 @@ class Mounted:
         self.layers = list(layers)
         self.why: list[str] = []
         self.helper_pids: list[int] = []
-        self.lock_fd = -1
+        self.lock_fds: list[int] = []
 
     def describe(self) -> MountedRecord:
         """Return the facts as plain data, for `--explain=json` and the container's state."""
@@ -117,7 +118,7 @@ def mount(
         except BaseException:
             os.close(lock_fd)
             raise
-        mounted.lock_fd = lock_fd
+        mounted.lock_fds = [lock_fd]
         return mounted
     drivers = DRIVERS if driver is None else (driver,)
     return _try(drivers, layers, workspace, idmap, volatile, whiteouts, None)
@@ -293,9 +294,9 @@ def unmount(mounted: Mounted) -> None:
         for pid in mounted.helper_pids:
             fuse.wait(pid)
         mounted.helper_pids = []
-    if mounted.lock_fd >= 0:
-        os.close(mounted.lock_fd)
-        mounted.lock_fd = -1
+    for fd in mounted.lock_fds:
+        os.close(fd)
+    mounted.lock_fds = []
 
 
 def remove_workspace(workspace: str) -> None:

@@ -69,7 +69,7 @@ def mount(
         with open(f"{base}/plan.json", encoding="utf-8") as file:
             plan = json.load(file)
         mounted = mount_layers([f"{base}/root"], workspace, idmap, driver=driver, volatile=volatile)
-        mounted.lock_fd = lock_fd
+        mounted.lock_fds = [lock_fd]
         lock_fd = -1
     finally:
         if lock_fd >= 0:

@@ -72,9 +72,7 @@ def mount(
         raise
     mounted.layers = [path]
     if lower.lock_fd >= 0:
-        if mounted.lock_fd >= 0:
-            os.close(mounted.lock_fd)  # of two, that without which the image would be removed
-        mounted.lock_fd = lower.lock_fd
+        mounted.lock_fds.append(lower.lock_fd)
     if lower.why:
         mounted.why.insert(0, lower.why)
     if lower.pid:

@@ -40,7 +40,7 @@ def monitor_config(base: str) -> MonitorConfig:
         "remove_volumes": False,
         "cgroup": "",
         "mounts": [],
-        "lock_fd": -1,
+        "lock_fds": [],
         "helper_pids": [],
         "pasta": 0,
         "wait_pasta": False,

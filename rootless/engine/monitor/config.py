@@ -46,7 +46,7 @@ class SandboxConfig(LogConfig, HealthConfig):
     remove_volumes: bool  # its anonymous volumes, too
     cgroup: str  # its directory; "": none
     mounts: list[str]  # where its root and its overlays are mounted
-    lock_fd: int  # held while the root is mounted
+    lock_fds: list[int]  # held while the root is mounted
     helper_pids: list[int]  # children that serve the mounts
     pasta: int  # its pid; 0: none
     wait_pasta: bool  # until it has ended: it holds published ports

@@ -303,7 +303,7 @@ class Startup:
             "remove_volumes": has_volumes,
             "cgroup": self.cgroup.path or "",
             "mounts": [one.path for one in self._mounts if one.driver not in ("copy", "directory")],
-            "lock_fd": mounted.lock_fd,
+            "lock_fds": mounted.lock_fds,
             "helper_pids": self._helper_pids(),
             "pasta": self.pasta.pid if self.pasta is not None else 0,
             "wait_pasta": bool(self.sandbox.published()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -89,6 +90,28 @@ def test_root_is_read_only_unless_asked(apptainer: Front, pictures: Path, tmp_pa
     apptainer("exec", "-w", tree, "touch", "/x").expect()
     (pictures / "tree" / "x").unlink()
     assert "is not a directory" in apptainer("exec", "-w", image, "true").expect(255).err
+
+
+@pytest.mark.needs("unsquashfs")
+def test_overlay_over_an_unpacked_image_locks_both(
+    apptainer: Front, pictures: Path, tmp_path: Path
+) -> None:
+    """Without FUSE neither the unpacked image may be removed, nor the overlay be shared."""
+    script = 'mount --bind /etc/hosts /dev/fuse; exec apptainer exec -o "$@"'
+    words = ["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path / "changes")]
+    words += [str(pictures / "tool:1"), "sh", "-c", "echo in; read line"]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(words, stdin=pipe, stdout=pipe, env=apptainer.env)
+    assert running.stdout is not None and running.stdout.read(3) == b"in\n"
+    inode = (pictures / "tool:1").stat().st_ino
+    unpacked = [*(apptainer.product.storage / "flat").glob(f"single-*.{inode}.*/")]
+    for path in (tmp_path / "changes", *unpacked):
+        fd = os.open(path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(fd)
+    assert len(unpacked) == 1
+    running.communicate()
 
 
 def test_environment_in_its_order(apptainer: Front, pictures: Path) -> None:
