@@ -17,7 +17,7 @@ from rootless.image.store.store import Store, layer_dir, name_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any
 
     from rootless.image.registry.progress import Progress
@@ -289,7 +289,8 @@ def remove(name: str, force: bool = False) -> list[str]:
 
     containers = containers_of_images()
     store = Store(paths.storage_root())
-    before = store.own(name, stale=True)
+    before = {record["id"] for record in store.records("ids")}
+    named = store.own(name, stale=True)
     lines = remover.remove(
         store,
         name,
@@ -297,18 +298,18 @@ def remove(name: str, force: bool = False) -> list[str]:
         used={image: container for image, (container, _) in containers.items()},
         running={image: container for image, (container, runs) in containers.items() if runs},
     )
-    if before is not None:
-        _record(before.id, lines)
+    gone = [line.partition(": ")[2] for line in lines if line.startswith("Deleted: ")]
+    _record(named.id if named else gone[0] if gone else "", lines, before)
     return lines
 
 
-def _record(image_id: str, lines: Sequence[str]) -> None:
+def _record(image_id: str, lines: Sequence[str], images: Collection[str]) -> None:
     for line in lines:
         action, _, what = line.partition(": ")
         if action == "Untagged" and "@" not in what:
             events.record("untag", "image", image_id, name=what)
-        elif what == image_id:
-            events.record("delete", "image", image_id, name=image_id)
+        elif what in images:
+            events.record("delete", "image", what, name=what)
 
 
 def tag(source: str, target: str) -> None:
@@ -382,7 +383,7 @@ def prune(
         remover.forget_id(store, image_id)
         said.append(f"Deleted: {image_id}")
         chains[image_id] = record["chain"]
-        _record(image_id, said)
+        _record(image_id, said, (image_id,))
         lines += said
     freed = remover.Freed()
     remover.collect_into(freed, store)

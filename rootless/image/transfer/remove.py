@@ -14,19 +14,18 @@ import os
 
 from rootless import log
 from rootless.errors import CONFLICT, NOT_FOUND, RlessError, escape
+from rootless.image.model.digest import is_hex
 from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.store import build_cache, downloads, names
 from rootless.image.store.ownership import delete_any, everything
 from rootless.image.store.staging import Staging, clear_leftovers, store_lock
-from rootless.image.store.store import Store, layer_dir
+from rootless.image.store.store import Image, Store, layer_dir, record_name
 from rootless.linux.idmap import call_in_userns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from typing import Any
-
-    from rootless.image.store.store import Image
 
     Named = tuple[str, dict[str, Any]]
 
@@ -68,7 +67,8 @@ def remove(
     """Remove a name, and the image with its last name; return lines as Docker prints them.
 
     Args:
-        name: a name takes that name away; an id, or the start of one, the image itself.
+        name: a name takes that name away, from the images of all platforms that have it; an id, or
+            the start of one, the image itself.
         used: ids of images that containers are made of; these keep their layers. If it is a
             mapping, to the name of such a container.
         running: those of them whose containers run.
@@ -77,7 +77,10 @@ def remove(
         RlessError: no such image; in use, or several names for an id, and not `force`.
     """
     image = store.own(name, stale=True)
-    if image is None:
+    found = [image] if image is not None else []
+    if image is None or (image.name != image.id and "@" not in name):
+        found += _others(store, name, image)
+    if not found:
         other = store.lookup(name, stale=True)
         if other is None:
             raise NotFoundError(name)
@@ -86,6 +89,46 @@ def remove(
             "only its owner can remove it there",
             exit_code=1,
         )
+    checked = [(one, *_checked(store, one, name, force, used, running)) for one in found]
+    lines: list[str] = []
+    for one, chosen, named in checked:
+        lines += [line for line in forget(store.root, chosen, named) if line not in lines]
+        if len(chosen) == len(named) and one.id not in used:
+            lines.append(f"Deleted: {one.id}")
+            forget_id(store, one.id)
+            freed = Freed()
+            collect_into(freed, store, set(one.chain))
+            lines += deleted(one.chain, freed)
+    return lines
+
+
+def _others(store: Store, name: str, image: Image | None) -> list[Image]:
+    """Return the images for other platforms that have a name, each once."""
+    if image is None and is_hex(name.removeprefix("sha256:"), 64):
+        return []
+    wanted = image.name if image is not None else record_name(parse(name))
+    known = {image.id} if image is not None else set()
+    found = []
+    for path, text, image_id in names.every(store):
+        if text == wanted and image_id not in known and (record := store.read(path)):
+            known.add(image_id)
+            found.append(Image(store.root, record))
+    return found
+
+
+def _checked(
+    store: Store,
+    image: Image,
+    name: str,
+    force: bool,
+    used: Collection[str],
+    running: Collection[str],
+) -> tuple[list[Named], list[Named]]:
+    """Return the names of an image that go, and all of them.
+
+    Raises:
+        RlessError: it cannot go.
+    """
     named = names.records_of(store, image.id)
     chosen = _chosen(image, name, named)
     shown = escape(name)[:300]
@@ -97,7 +140,6 @@ def remove(
             kind=CONFLICT,
         )
     is_last = len(chosen) == len(named)
-    is_used = image.id in used
     if is_last and image.id in running:
         raise RlessError(
             f"image {shown} is used by a running container{_who(running, image.id)}",
@@ -105,7 +147,7 @@ def remove(
             exit_code=1,
             kind=CONFLICT,
         )
-    if is_last and is_used and (not force or not chosen):
+    if is_last and image.id in used and (not force or not chosen):
         hint = "" if not chosen else ", or use --force to take the name away only"
         raise RlessError(
             f"image {shown} is used by a container{_who(used, image.id)}",
@@ -113,14 +155,7 @@ def remove(
             exit_code=1,
             kind=CONFLICT,
         )
-    lines = forget(store.root, chosen, named)
-    if is_last and not is_used:
-        lines.append(f"Deleted: {image.id}")
-        forget_id(store, image.id)
-        freed = Freed()
-        collect_into(freed, store, set(image.chain))
-        lines += deleted(image.chain, freed)
-    return lines
+    return chosen, named
 
 
 def _who(used: Collection[str], image_id: str) -> str:

@@ -10,6 +10,7 @@ import http.client
 import json
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +80,14 @@ def test_index_of_two_platforms(build: Builds, registry: str, tmp_path: Path) ->
     assert here["Architecture"] == images.Image([]).architecture
     assert (tmp_path / "iid").read_text() == here["Id"]
     for arch in ("amd64", "arm64"):
-        one = json.loads(rless("image", "inspect", f"--platform=linux/{arch}", name).expect().out)[0]
+        one = json.loads(rless("image", "inspect", f"--platform=linux/{arch}", name).expect().out)[
+            0
+        ]
         assert one["Architecture"] == arch
         assert f"BASE={arch}" in one["Config"]["Env"]
-        said = rless("run", "--rm", "--network=none", one["Id"], "cat", "/for", "/tool").expect().out
+        said = (
+            rless("run", "--rm", "--network=none", one["Id"], "cat", "/for", "/tool").expect().out
+        )
         assert said == f"linux/{arch}\ntool\n"
     with tarfile.open(out) as archive:
         (entry,) = read_json(archive, "index.json")["manifests"]
@@ -109,7 +114,20 @@ def test_index_of_two_platforms(build: Builds, registry: str, tmp_path: Path) ->
     # All is cached now; a trailing build for one platform finds it, too.
     again = build(text, "--platform=linux/arm64", tag="one:1").expect()
     assert again.err.count("CACHED") == 4, again.err
-    rless("run", "--rm", "--network=none", "--pull=never", "--platform=linux/arm64", "one:1", "true").expect()
+    rless(
+        "run", "--rm", "--network=none", "--pull=never", "--platform=linux/arm64", "one:1", "true"
+    ).expect()
+
+
+def test_name_goes_from_the_images_of_all_platforms(build: Builds) -> None:
+    rless, name = build.rless, "localhost/several:1"
+    build(f"FROM scratch\nLABEL a={time.time_ns()}\n", "--platform", BOTH, tag=name).expect()
+    rless("tag", name, "localhost/kept:1").expect()
+    said = rless("rmi", name).expect().out
+    assert said.count("Untagged") == 1 and said.count("Deleted: sha256:") == 1
+    assert "several" not in rless("images").expect().out
+    assert build.inspect("localhost/kept:1")["Architecture"] == images.Image([]).architecture
+    rless("rmi", name).expect(1)
 
 
 def test_files_of_each_platform_have_a_directory(build: Builds, tmp_path: Path) -> None:
