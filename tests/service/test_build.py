@@ -54,7 +54,10 @@ def test_build_tells_of_its_steps(service: Service, image: str) -> None:
     status, lines = build(service, dockerfile, f"{query}&t=made/here:two", files={"file": b"in\n"})
     assert status == 200
     text = streams(lines)
-    assert text.startswith(f"Step 1/5 : FROM {image}\nStep 2/5 : ARG WORD=none\nStep 3/5 : COPY")
+    base = service.ask("GET", f"/images/{image}/json")[1]["Id"][7:19]
+    assert text.startswith(
+        f"Step 1/5 : FROM {image}\n ---> {base}\nStep 2/5 : ARG WORD=none\nStep 3/5 : COPY"
+    )
     assert "Step 4/5 : RUN cat /srv/file && echo $WORD && echo oops >&2\n" in text
     assert "in\ngiven\n" in text
     assert {"stream": "\x1b[91moops\n\x1b[0m"} in lines

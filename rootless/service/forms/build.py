@@ -193,7 +193,10 @@ class Classic(Progress):
             named = f" AS {stage.name}"
             if stage.name.removeprefix("stage-").isdecimal():
                 named = ""  # it has no name in the Dockerfile
-            self._entries.append(_Entry(f"FROM {base}{named}", done=True))
+            first = _Entry(f"FROM {base}{named}", done=True)
+            if not isinstance(below, int) and below.id:
+                first.output.append(f" ---> {below.id[7:19]}\n")
+            self._entries.append(first)
             for one in stage.history:
                 step = one.step
                 entry = _Entry(step.text if step else one.created_by, done=step is None)
