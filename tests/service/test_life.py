@@ -176,9 +176,17 @@ def test_all_but_streams_outlives_a_killed_service(
     assert service.ask("POST", "/containers/outlives/start")[0] == 204
     script = "trap 'exit 9' HUP; echo up; until [ -e /go ]; do sleep 0.05; done; exit 6"
     wanted = {"AttachStdout": True, "Tty": True, "Cmd": ["sh", "-c", script]}
+    status, found = service.ask(
+        "POST", "/containers/outlives/exec", {**wanted, "DetachKeys": "ctrl-"}
+    )
+    assert (status, "'ctrl-' is not a key" in found["message"]) == (400, True)
+    target = "/containers/outlives/attach?stream=1&detachKeys=ctrl-"
+    assert service.ask("POST", target)[0] == 400
     found = service.ask("POST", "/containers/outlives/exec", wanted)[1]
     with take_over(service, f"/exec/{found['Id']}/start", b'{"Tty":true}') as stream:
         rest = read_head(stream)[1]
+        # The docker command asks for the size at once: the process may not have started yet.
+        assert service.ask("POST", f"/exec/{found['Id']}/resize?h=20&w=30")[0] == 200
         while not rest:
             rest = stream.recv(100)
         assert rest == b"up\r\n"

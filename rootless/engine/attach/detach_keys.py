@@ -6,7 +6,7 @@ and a letter or one of `@[\]^_`. The default is `ctrl-p,ctrl-q`; "" turns detach
 
 from __future__ import annotations
 
-from rootless.errors import RlessError
+from rootless.errors import INVALID, RlessError
 
 DEFAULT = "ctrl-p,ctrl-q"
 
@@ -23,7 +23,9 @@ def parse(text: str) -> bytes:
         key = name[5:].upper() if control else name
         if len(key) != 1 or not key.isascii() or (control and not "@" <= key <= "_"):
             raise RlessError(
-                f"--detach-keys: {name!r} is not a key", "a character, or ctrl- and a letter"
+                f"--detach-keys: {name!r} is not a key",
+                "a character, or ctrl- and a letter",
+                kind=INVALID,
             )
         result += bytes([ord(key) & 0x1F if control else ord(key)])
     return result

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from rootless.engine.attach.detach_keys import Keys
 from rootless.engine.query import logs as engine
 from rootless.engine.state import events
 from rootless.engine.state.container import find
@@ -39,6 +40,7 @@ async def attach(request: Request) -> None:
     streams = [_NAMES[number] for number in wanted]
     if request.flag("stdin") and container.facts["stdin_open"]:
         streams.insert(0, "stdin")
+    Keys(request.text("detachKeys") or None)  # refused now: later there is no answer any more
     follows = request.flag("stream")
     attaching = asyncio.ensure_future(sessions.attach(container, streams)) if follows else None
     await asyncio.sleep(0)  # it is registered now: a start that comes next finds it

@@ -8,6 +8,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from rootless.engine.attach.detach_keys import Keys
 from rootless.engine.attach.terminal import resize as set_size
 from rootless.engine.exec import exec as engine
 from rootless.engine.exec import records
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from rootless.engine.state.container import Container
     from rootless.oci.runtime_spec import Box
 
-_terminals: dict[str, int] = {}  # of processes with a client here: id -> master
+# Of processes with a client here: id -> master, once it has started; -1: there is none.
+_terminals: dict[str, asyncio.Future[int]] = {}
+_PATIENCE = 10.0  # seconds that a process which is asked for a size may take to start
 _LONGEST = 65536
 
 
@@ -48,6 +51,7 @@ async def create(request: Request) -> Response:
     wanted.env_remove = [entry for entry in env if "=" not in entry]
     keys = inputs.get(body, "DetachKeys", "")
     wanted.detach_keys = keys or None
+    Keys(wanted.detach_keys)  # refused now: later there is no answer any more
     wanted.detach = not any(
         inputs.get(body, name, False) for name in ("AttachStdin", "AttachStdout", "AttachStderr")
     )
@@ -86,8 +90,12 @@ async def resize(request: Request) -> Response:
     """Set the size of a process's terminal."""
     _, record = records.get(request.names["id"])
     rows, columns = size_of(request)
-    master = _terminals.get(record["id"])
-    if master is None:
+    terminal = _terminals.get(record["id"])
+    if terminal is not None:
+        await asyncio.wait((terminal,), timeout=_PATIENCE)
+    has_one = terminal is not None and terminal.done() and not terminal.cancelled()
+    master = terminal.result() if terminal is not None and has_one else -1
+    if master < 0:
         raise RlessError(
             f"exec instance {record['id'][:12]} has no terminal here", exit_code=1, kind=CONFLICT
         )
@@ -110,31 +118,38 @@ async def start(request: Request) -> Response | None:
     if wanted.detach:
         (await _begin(container, record["id"], wanted, size)).close()
         return Response()
-    connection = request.connection
-    ahead = await connection.take_over(request, stream_type(request, not framed))
+    terminal = _terminals[record["id"]] = asyncio.get_running_loop().create_future()
     try:
-        process = await _begin(container, record["id"], wanted, size)
-    except RlessError as error:
-        text = f"{error}\r\n".encode()
-        await connection.write(frame(1, text) if framed else text)
-        return None
-    try:
-        if wanted.tty:
-            _terminals[record["id"]] = process.master
-        pump = Pump(connection, wanted.tty, wanted.detach_keys, framed=framed)
-        ended = asyncio.ensure_future(children.readable(process.result))
+        ahead = await request.connection.take_over(request, stream_type(request, not framed))
         try:
-            await pump.run(ahead, process.input(), process.outputs(), (1, 2), ended)
+            process = await _begin(container, record["id"], wanted, size)
+        except RlessError as error:
+            text = f"{error}\r\n".encode()
+            await request.connection.write(frame(1, text) if framed else text)
+            return None
+        terminal.set_result(process.master)
+        try:
+            pump = Pump(request.connection, wanted.tty, wanted.detach_keys, framed=framed)
+            await _attend(process, pump, ahead)
             if pump.detached:
                 events.of_container("exec_detach", container, execID=record["id"])
         finally:
-            ended.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ended
+            process.close()
     finally:
-        _terminals.pop(record["id"], None)
-        process.close()
+        del _terminals[record["id"]]
+        terminal.cancel()
     return None
+
+
+async def _attend(process: _Process, pump: Pump, ahead: bytes) -> None:
+    """Copy between a client and a process, until one of them ends."""
+    ended = asyncio.ensure_future(children.readable(process.result))
+    try:
+        await pump.run(ahead, process.input(), process.outputs(), (1, 2), ended)
+    finally:
+        ended.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ended
 
 
 def _size(body: dict[str, Any]) -> Box | None:
