@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,16 @@ def test_forced_removal_kills_all_before_waiting(rless: Product) -> None:
     assert rless("rm", "-f", *names).expect().lines() == names
     assert not any(os.path.exists(f"/proc/{pid}") for pid in inits)
     rless.assert_clean(0)
+
+
+def test_forced_removal_may_stop_first(rless: Product, tmp_path: Path) -> None:
+    """`podman rm -f -t SECONDS`: the application gets its signal, and the time to end by it."""
+    script = "trap 'echo asked >/s/asked; exit' TERM; echo >/s/in; while :; do sleep 0.1; done"
+    rless.detach("asked", f"-v {tmp_path}:/s", "sh", "-c", script)
+    wait_for((tmp_path / "in").exists, "the trap")
+    assert "--force" in rless("rm", "-t", "30", "asked").expect(125).err
+    rless("rm", "-f", "-t", "30", "asked", "nosuch").expect()
+    assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 def test_removal_waits_for_a_monitor_that_still_cleans_up(rless: Product) -> None:
