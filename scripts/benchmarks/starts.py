@@ -14,7 +14,7 @@ MEMBER = "bench-member"
 
 def groups(peers: Peers, runs: int) -> list[Group]:
     """Return what is measured."""
-    return [*_starts(peers, runs), *_scopes(peers, runs)]
+    return [*_starts(peers, runs), *_fronts(peers, runs), *_scopes(peers, runs)]
 
 
 def _scopes(peers: Peers, runs: int) -> list[Group]:
@@ -35,6 +35,42 @@ def _scopes(peers: Peers, runs: int) -> list[Group]:
                 Case("scope, two limits", [[*rless, *limits, *what]], after=rest, more=5.0),
             ],
         )
+    ]
+
+
+def _fronts(peers: Peers, runs: int) -> list[Group]:
+    """Return what a workflow engine waits for: the command apptainer beside `run --hpc`."""
+    apptainer, file = f"{peers.work}/apptainer", f"{peers.work}/image.sif"
+
+    def link() -> None:
+        if not os.path.lexists(apptainer):
+            os.symlink(peers.rless, apptainer)
+
+    flatten = [peers.rless, "flatten", "-f", peers.image, file]
+    reference = Case("rless run --hpc", [[peers.rless, "run", "--hpc", file, "true"]])
+    inside = [[apptainer, "exec", "instance://bench", "true"]]
+    return [
+        Group(
+            "fronts: apptainer exec FILE.sif true",
+            runs,
+            [
+                reference,
+                Case("apptainer exec", [[apptainer, "exec", file, "true"]], more=1.0),
+                Case("apptainer exec instance://", inside, target=0.5),
+            ],
+            first=[flatten, [apptainer, "instance", "start", file, "bench"]],
+            last=[[apptainer, "instance", "stop", "bench"]],
+            prepare=link,
+        ),
+        Group(
+            "fronts: apptainer --version",
+            2 * runs,
+            [
+                Case("sh -c :", [["/bin/sh", "-c", ":"]]),
+                Case("apptainer", [[apptainer, "--version"]], most=3.0),
+            ],
+            prepare=link,
+        ),
     ]
 
 
