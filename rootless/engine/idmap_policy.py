@@ -14,7 +14,7 @@ import time
 
 from rootless import log, paths
 from rootless.errors import RlessError, SyscallError, escape
-from rootless.linux import idmap, ns, programs
+from rootless.linux import idmap, ns, process, programs
 from rootless.linux.idmap import IdMap
 
 TYPE_CHECKING = False
@@ -251,7 +251,7 @@ def unshare(command: list[str]) -> int:
         command = [os.environ.get("SHELL") or shell or "/bin/sh"]
 
     def body() -> NoReturn:
-        idmap.become_root()
+        process.become_root()
         try:
             os.execvp(command[0], command)
         except FileNotFoundError:

@@ -198,28 +198,6 @@ def _finish_helper(running: Helper) -> RlessError | None:
     return RlessError(f"{name} refused the id map: {why}", hint)
 
 
-def become_root(*, keep_groups: bool = False) -> None:
-    """Become uid and gid 0 of this user namespace, as far as they are mapped.
-
-    The supplementary groups go, if they need not be kept.
-
-    Where id 0 has no mapping (one id, and the application is not root) the caller stays who it
-    is, with all capabilities all the same.
-    """
-    try:
-        if not keep_groups:
-            os.setgroups([])
-    except OSError as error:
-        if error.errno != errno.EPERM:  # setgroups is denied where one id is mapped
-            raise SyscallError("setgroups", error.errno or 0) from error
-    for change in (os.setresgid, os.setresuid):
-        try:
-            change(0, 0, 0)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # EINVAL: 0 is not mapped
-                raise SyscallError("setresuid(0)", error.errno or 0) from error
-
-
 class NamespacedChild:
     """A child in new namespaces, a user namespace first, in which it waits for its id maps.
 
@@ -426,7 +404,7 @@ class Call:
         def body() -> NoReturn:
             try:
                 os.close(reader)
-                become_root()
+                process.become_root()
             except BaseException as error:
                 answer(writer, _raise, error)
             answer(writer, function, *args)

@@ -239,6 +239,28 @@ def set_ids(uid: int, gid: int, groups: list[int] | None) -> None:
         raise SyscallError(call, 1)
 
 
+def become_root(*, keep_groups: bool = False) -> None:
+    """Become uid and gid 0 of this user namespace, as far as they are mapped.
+
+    The supplementary groups go, if they need not be kept.
+
+    Where id 0 has no mapping (one id, and the application is not root) the caller stays who it
+    is, with all capabilities all the same.
+    """
+    try:
+        if not keep_groups:
+            os.setgroups([])
+    except OSError as error:
+        if error.errno != errno.EPERM:  # setgroups is denied where one id is mapped
+            raise SyscallError("setgroups", error.errno or 0) from error
+    for change in (os.setresgid, os.setresuid):
+        try:
+            change(0, 0, 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: 0 is not mapped
+                raise SyscallError("setresuid(0)", error.errno or 0) from error
+
+
 def signal_number(name: str) -> int:
     """Return the number of SIGTERM, TERM, 15, RTMIN+3 (signal(7)).
 

@@ -220,7 +220,6 @@ class Server:
 
     def _fork(self) -> int:
         """Make the mount, and fork a child that becomes the program; return the mount."""
-        from rootless.linux import idmap
         from rootless.linux.exec_helper import exec_helper
 
         try:
@@ -238,7 +237,7 @@ class Server:
             mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
             os.write(apart_fd, b"+")
             # The groups stay: the storage may be reachable by one of them only.
-            idmap.become_root(keep_groups=True)
+            process.become_root(keep_groups=True)
             caps.keep_over_exec()
             os.chdir("/")
             if os.read(wait_fd, 1) != b"g":

@@ -15,7 +15,7 @@ import time
 
 from rootless import log
 from rootless.errors import RlessError, SyscallError, escape
-from rootless.linux import caps, idmap, ns, process, programs, tree
+from rootless.linux import caps, ns, process, programs, tree
 from rootless.linux import mount as mounts
 from rootless.linux.exec_helper import exec_helper
 from rootless.linux.locks import lock
@@ -129,7 +129,7 @@ def _unpack_alone(program: str, source: Packed, directory: str) -> NoReturn:
     """Become unsquashfs, in a child of its own."""
     os.umask(0)
     # Where 0 is not mapped, the owners are all the same one.
-    idmap.become_root(keep_groups=True)
+    process.become_root(keep_groups=True)
     ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWNET | ns.CLONE_NEWIPC)
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
     mounts.mount(directory, directory, None, mounts.MS_BIND)

@@ -12,6 +12,7 @@ from rootless import rootfs
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap as idmaps
 from rootless.linux import mount as mounts
+from rootless.linux.process import become_root
 from rootless.rootfs import host, overlay, skeleton
 from tests.lib import engine_namespace
 
@@ -69,7 +70,7 @@ def shell(mounted: rootfs.Mounted, script: str) -> list[str]:
         try:
             os.dup2(writer, 1)
             os.dup2(writer, 2)
-            idmaps.become_root()
+            become_root()
             os.chroot(mounted.path)
             os.chdir("/")
             os.execve("/bin/sh", ["sh", "-c", script], {"PATH": "/usr/bin:/bin"})

@@ -24,7 +24,7 @@ from rootless.engine.build.network import Network
 from rootless.engine.build.steps import Origin, RunStep
 from rootless.engine.request import RunRequest
 from rootless.errors import RlessError
-from rootless.linux import idmap, ns
+from rootless.linux import idmap, ns, process
 from tests.lib import images
 from tests.lib.image_store import Workshop
 
@@ -118,7 +118,7 @@ class Room:
         def body() -> NoReturn:
             try:
                 os.close(reader)
-                idmap.become_root()
+                process.become_root()
                 answer = _in_step(
                     step, mapping, layers, scratch, settings, network, driver, killed, more
                 )

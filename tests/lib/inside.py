@@ -13,7 +13,7 @@ import sys
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from rootless.linux import idmap, mount, ns  # noqa: E402
+from rootless.linux import idmap, mount, ns, process  # noqa: E402
 from tests.lib.engine_namespace import make_map  # noqa: E402
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ def main(command: list[str]) -> int:
     """Run the command; return its exit code."""
 
     def body() -> NoReturn:
-        idmap.become_root()
+        process.become_root()
         mount.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
         os.execvp(command[0], command)
 
@@ -48,7 +48,7 @@ def join(pid: str, command: list[str]) -> NoReturn:
         ns.setns(fd, flag)
         os.close(fd)
     os.chdir(directory)  # joining a mount namespace leads to its root
-    idmap.become_root()
+    process.become_root()
     os.execvp(command[0], command)
 
 

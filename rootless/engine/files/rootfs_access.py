@@ -37,7 +37,7 @@ from rootless.linux import idmap as idmaps
 from rootless.linux import mount as mounts
 from rootless.linux import ns, prctl
 from rootless.linux.openat2 import make_dirs, make_file, openat2
-from rootless.linux.process import is_running, pidfd_open
+from rootless.linux.process import become_root, is_running, pidfd_open
 from rootless.rootfs import stored
 
 TYPE_CHECKING = False
@@ -233,7 +233,7 @@ def _forbid_tracing() -> None:
 
 def _seal() -> None:
     """Be ready for the container: root of its namespace, and no import from now on."""
-    idmaps.become_root()
+    become_root()
     _forbid_tracing()
     os.umask(0)
     sys.meta_path[:] = [_NoImports()]

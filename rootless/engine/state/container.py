@@ -29,7 +29,6 @@ import time
 from rootless import jsontext, paths
 from rootless.errors import CONFLICT, NOT_FOUND, RlessError, SyscallError
 from rootless.linux import files
-from rootless.linux.idmap import IdMap
 from rootless.linux.process import (
     is_running,
     pidfd_open,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
         Process,
         RunRecord,
     )
+    from rootless.linux.idmap import IdMap
 
 KILLED = 137
 # Beside the run records, a name that no id can have: a link whose target is this machine's name.
@@ -140,6 +140,8 @@ class Container:
 
     def idmap(self) -> IdMap:
         """Return the map that the container's files are stored under."""
+        from rootless.linux.idmap import IdMap
+
         stored = self.facts["idmap"]
         return IdMap(stored["uids"], stored["gids"], stored["key"])
 

@@ -36,7 +36,6 @@ from rootless.engine.state.container import (
     signal_process,
     unlink,
 )
-from rootless.linux import idmap as idmaps
 from rootless.linux.process import process_state
 from rootless.linux.signals import signal
 
@@ -197,6 +196,7 @@ def _clear_unknown(container_id: str) -> None:
     if os.path.lexists(directory):
         from rootless.engine.idmap_policy import Subordinate, build
         from rootless.engine.state.bundle import delete_directory
+        from rootless.linux import idmap as idmaps
 
         idmaps.call_in_userns(build(0, 0, Subordinate()), delete_directory, directory)
 

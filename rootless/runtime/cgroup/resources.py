@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 
 from rootless.errors import RlessError
+from rootless.runtime.limits import asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,17 +29,6 @@ _OWN_FILES = frozenset({"cgroup.max.depth", "cgroup.max.descendants", "cgroup.pr
 
 class LimitError(RlessError):
     """A limit is invalid, whatever the manager."""
-
-
-def asked(resources: dict[str, Any]) -> dict[str, Any]:
-    """Return what of `linux.resources` asks for something: no device rules, no empty objects."""
-    return {name: value for name, value in resources.items() if name != "devices" and _says(value)}
-
-
-def _says(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_says(item) for item in value.values())
-    return value is not None and value is not False and value not in ([], "")
 
 
 def cpu_weight(shares: int) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rootless.errors import RlessError
 from rootless.oci import validate
 from rootless.runtime import cgroup
-from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.host import lifecycle
 from rootless.runtime.host.state import Record
+from rootless.runtime.limits import asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -38,11 +38,16 @@ import errno
 import os
 
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
-from rootless.linux import idmap, ns, prctl
+from rootless.linux import ns, prctl
 from rootless.linux.cgroup import may_enter, membership, sockets
-from rootless.linux.process import arguments_place, pidfd_open, show_as, start_time
+from rootless.linux.process import (
+    arguments_place,
+    become_root,
+    pidfd_open,
+    show_as,
+    start_time,
+)
 from rootless.runtime import sync
-from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.host.namespaces import FILES, FLAGS
 from rootless.runtime.inside import process as application
 from rootless.runtime.inside.container_process import (
@@ -50,6 +55,7 @@ from rootless.runtime.inside.container_process import (
     forbid_imports,
     leave_keyring,
 )
+from rootless.runtime.limits import asked
 from rootless.runtime.seccomp import cached_filter, load_flags
 
 TYPE_CHECKING = False
@@ -466,7 +472,7 @@ class Entrant(ContainerProcess):
             raise error.within("cannot join the container's namespaces") from error
         os.close(self.init.pidfd)
         self.invoker = (os.geteuid(), os.getegid())
-        idmap.become_root(keep_groups=self.keep_groups)
+        become_root(keep_groups=self.keep_groups)
         prctl.set_dumpable(False)  # fs.suid_dumpable decides with each change of user: not ours
 
     def become_known(self) -> None:

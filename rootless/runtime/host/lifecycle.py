@@ -23,11 +23,11 @@ from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups
 from rootless.runtime.cgroup import cgroupfs
 from rootless.runtime.cgroup.base import CgroupRequest
-from rootless.runtime.cgroup.resources import asked
 from rootless.runtime.host import parent
 from rootless.runtime.host.optional_features import OptionalFeatures, state_of
 from rootless.runtime.host.state import Record
 from rootless.runtime.inside import mounts
+from rootless.runtime.limits import asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import os
 
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import ns
-from rootless.linux.idmap import IdMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +106,8 @@ class Namespaces:
             uids, gids = linux.get("uidMappings", []), linux.get("gidMappings", [])
             if not uids or not gids:
                 raise RlessError("linux.uidMappings and linux.gidMappings: missing for type user")
+            from rootless.linux.idmap import IdMap
+
             self.idmap = IdMap(_extents(uids), _extents(gids), "config")
 
     def join_user(self) -> None:

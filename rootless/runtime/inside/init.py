@@ -23,9 +23,10 @@ import select
 import time
 
 from rootless.errors import SyscallError
-from rootless.linux import idmap, ns, openat2, prctl
 from rootless.linux import mount as api
+from rootless.linux import ns, openat2, prctl
 from rootless.linux.network import netlink
+from rootless.linux.process import become_root
 from rootless.linux.signals import signal
 from rootless.runtime import sync
 from rootless.runtime.inside import devices, pivot
@@ -195,7 +196,7 @@ class Init(ContainerProcess):
     def become_root(self) -> None:
         """Become uid 0 of the user namespace, where it has one."""
         self.invoker = (os.geteuid(), os.getegid())
-        idmap.become_root(keep_groups=self.keep_groups)
+        become_root(keep_groups=self.keep_groups)
 
     def write_sysctls(self) -> None:
         """Write the sysctls, before any mount is the container's."""
