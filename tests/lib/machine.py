@@ -102,8 +102,8 @@ class Machine:
     def reboot(self) -> None:
         """Shut it down as systemd does, and boot it again."""
         assert self._qemu is not None
-        self.run("systemctl --no-block reboot", "root").expect()
-        self._qemu.wait(120)  # -no-reboot: a reboot ends it
+        self.start("systemctl --no-block reboot", "root")  # may end the agent before it answers
+        self._qemu.wait(_BOOT)  # -no-reboot: a reboot ends it
         self.cut()
         self.boot()
 
