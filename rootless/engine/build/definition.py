@@ -123,6 +123,17 @@ def images(definition: Definition) -> dict[int, str]:
     }
 
 
+def archives(definition: Definition) -> dict[int, str]:
+    """Return the archives that are needed: index of a stage -> name of the image in it."""
+    found = {}
+    for index, stage in enumerate(definition.stages):
+        kind = stage.header["bootstrap"].lower()
+        if kind in _ARCHIVES:
+            path = stage.header["from"].removeprefix("//")
+            found[index] = f"{kind}:{os.path.abspath(path)}"
+    return found
+
+
 def registry_name(stage: TextStage) -> str:
     """Return the name of the image that a stage of `Bootstrap: docker` begins with."""
     parts = [stage.header.get(key, "").strip("/") for key in ("registry", "namespace")]
@@ -135,12 +146,15 @@ def context_name(index: int) -> str:
 
 
 def compose(
-    definition: Definition, bases: Mapping[int, Base], sections: Collection[str] = ()
+    definition: Definition,
+    bases: Mapping[int, Base],
+    loaded: Mapping[int, str],
+    sections: Collection[str] = (),
 ) -> Dockerfile:
     """Return the instructions that make the image of a definition file.
 
     Args:
-        bases: of `images`, unpacked.
+        bases: of `images`, unpacked. loaded: of `archives`, the ids of the images.
         sections: of --section; none: all of them.
 
     Raises:
@@ -148,7 +162,7 @@ def compose(
     """
     names = [stage.name for stage in definition.stages]
     stages = [
-        _Composer(stage, index, bases.get(index), sections, names).stage()
+        _Composer(stage, index, bases.get(index), sections, names).stage(loaded.get(index, ""))
         for index, stage in enumerate(definition.stages)
     ]
     return _file(definition.text, stages)
@@ -210,11 +224,11 @@ class _Composer:
         self._sections = sections
         self._made: list[form.Instruction] = []
 
-    def stage(self) -> Stage:
-        """Return the stage."""
+    def stage(self, loaded: str) -> Stage:
+        """Return the stage; `loaded`: the id of an image that was in an archive."""
         stage = self._stage
         node = _node(f"Bootstrap: {stage.header['bootstrap']}", stage.line)
-        base = form.From(node, _literal(self._from()), "", _stage_name(self._index))
+        base = form.From(node, _literal(loaded or self._from()), "", _stage_name(self._index))
         self._made += [form.User(node, "0:0"), form.Workdir(node, "/")]
         if self._base is not None:
             self._take_base(self._base, node)
@@ -232,12 +246,8 @@ class _Composer:
 
     def _from(self) -> str:
         stage = self._stage
-        kind = stage.header["bootstrap"].lower()
-        if kind == "docker":
-            return registry_name(stage)
-        if kind in _ARCHIVES:
-            return f"{kind}:{os.path.abspath(stage.header['from'].removeprefix('//'))}"
-        return "scratch"
+        is_named = stage.header["bootstrap"].lower() == "docker"
+        return registry_name(stage) if is_named else "scratch"
 
     def _take_base(self, base: Base, node: Node) -> None:
         self._made.append(form.Copy(node, ("/",), "/", origin=context_name(self._index)))

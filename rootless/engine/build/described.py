@@ -10,6 +10,7 @@ from rootless import paths
 from rootless.definition import DefinitionError
 from rootless.dockerfile import DockerfileError
 from rootless.dockerfile.scope import PROXIES
+from rootless.engine import idmap_policy
 from rootless.engine.build import definition as language
 from rootless.engine.build.build import Given, build
 from rootless.engine.build.context import Context
@@ -68,7 +69,8 @@ def make(definition: Definition, wanted: Wanted) -> None:
     language.check(definition, wanted.sections)
     with contextlib.ExitStack() as opened:
         bases = _open_bases(definition, wanted, opened)
-        dockerfile = language.compose(definition, bases, wanted.sections)
+        loaded = _load(language.archives(definition), wanted)
+        dockerfile = language.compose(definition, bases, loaded, wanted.sections)
         contexts = {"": _context("/", opened)}
         for index, base in bases.items():
             contexts[language.context_name(index)] = _context(base.path, opened)
@@ -118,6 +120,24 @@ def _context(path: str, opened: contextlib.ExitStack) -> Context:
     except OSError as error:
         raise RlessError(f"cannot open {escape(path)}: {error.strerror}") from error
     return opened.enter_context(Context(fd))
+
+
+def _load(archives: Mapping[int, str], wanted: Wanted) -> dict[int, str]:
+    """Take images out of archives into the storage; return their ids."""
+    from rootless.image.store.store import Store
+    from rootless.image.transfer.pull import pull
+
+    store = Store(paths.storage_root())
+    return {
+        index: pull(
+            name,
+            store,
+            platform=wanted.platform or None,
+            quiet=wanted.quiet,
+            idmap_for=lambda _: idmap_policy.build(0, 0, idmap_policy.Subordinate()),
+        ).id
+        for index, name in archives.items()
+    }
 
 
 def _open_bases(
