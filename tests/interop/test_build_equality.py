@@ -81,6 +81,7 @@ DIFFERENCES = {
     "shell": {"config Cmd": "Docker: the shell form is that of the SHELL before it"},
     "ports": {"config ExposedPorts": "Docker has a range port by port"},
     "volumes": {"/json": _VOLUME},
+    "scratch": {"config WorkingDir": "BuildKit: an image from scratch begins in /"},
 }
 
 

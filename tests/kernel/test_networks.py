@@ -40,7 +40,12 @@ def member(
     monkeypatch.setenv("RLESS_STORAGE", str(tmp_path / "s"))
     if request.param:
         program = str(sanitized_program("helpers/networks"))
-        monkeypatch.setattr(process, "own_program", lambda _: program)
+        others = process.own_program
+        monkeypatch.setattr(
+            process,
+            "own_program",
+            lambda name: program if name == "rless-networks" else others(name),
+        )
     made: list[Member] = []
 
     def make(number: int, *names: str, bridges: tuple[str, ...] = ("br-one",)) -> Member:

@@ -55,7 +55,8 @@ STEPS = [
     ),
     Step(
         "build",
-        r"""mkdir -p site && printf '%s\n' 'FROM $IMAGE' 'RUN chown user /home' \
+        r"""rless tag $IMAGE base; mkdir -p site
+        printf '%s\n' 'FROM base' 'RUN chown user /home' \
             'USER user' >site/Dockerfile
         rless build -q -t site site >/dev/null
         rless run --rm site sh -c 'id -un; stat -c %U /home'""",

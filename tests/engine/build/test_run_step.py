@@ -109,9 +109,14 @@ def test_hosts_of_the_request_are_there(room: Room) -> None:
 
 def test_script_is_executed_as_a_file(room: Room) -> None:
     script = "#!/bin/cat\nits own text\n"
-    ran = room.run("unused", "argv", script=script, network="none")
+    ran = room.run(script=script, network="none")
     assert (ran.code, ran.out) == (0, script)
     assert ran.written == {}
+
+
+def test_script_may_have_an_interpreter_of_its_own(room: Room) -> None:
+    ran = room.run("/bin/cat", "-u", script="text\n", network="none")
+    assert (ran.code, ran.out) == (0, "text\n")
 
 
 # -- network -------------------------------------------------------------------------------------

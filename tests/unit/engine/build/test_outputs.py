@@ -240,10 +240,12 @@ def test_results_are_written_whole(tmp_path: Path) -> None:
         context=".", iidfile=f"{tmp_path}/iid", metadata_file=f"{tmp_path}/meta.json"
     )
     (tmp_path / "iid").write_text("old")
-    outputs.write_results(request, "sha256:1", ["a:1"], {"containerimage.digest": "sha256:2"})
+    described = {"digest": "sha256:2", "size": 9}
+    outputs.write_results(request, "sha256:1", ["a:1"], {"containerimage.descriptor": described})
     assert (tmp_path / "iid").read_text() == "sha256:1"
     assert json.loads((tmp_path / "meta.json").read_text()) == {
         "containerimage.config.digest": "sha256:1",
+        "containerimage.descriptor": {"digest": "sha256:2", "size": 9},
         "containerimage.digest": "sha256:2",
         "image.name": "a:1",
     }
