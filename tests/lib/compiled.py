@@ -5,6 +5,7 @@ Each is compiled once for each version of its source.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -73,7 +74,9 @@ def _compiled(
         directory = Path(tempfile.mkdtemp(prefix="rless-test-programs-"))
         directory.chmod(0o755)
     target = directory / name
-    if not target.exists():
-        reason = build(path, target)
-        assert reason is None, reason
+    with target.with_suffix(".lock").open("w") as lock:  # some take 25 s: not each worker its own
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            reason = build(path, target)
+            assert reason is None, reason
     return target
