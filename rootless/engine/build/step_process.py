@@ -453,7 +453,10 @@ class _StepProcess:
     # -- RUN ---------------------------------------------------------------------------------
 
     def _run(self, step: RunStep) -> Done:
-        self._goes_on = not step.origins  # their mounts stay
+        # A bind's mounts stay, and what is secret goes with the namespace (security class 57).
+        self._goes_on = all(
+            one.type in ("cache", "tmpfs") and not one.origin for one in step.mounts
+        )
         key = self.site.run_key(step, self.before, self._digests(step))
         return self._find_or_make(step, key, lambda: self._run_and_keep(step))
 

@@ -56,3 +56,17 @@ def test_a_step_takes_few_processes_and_mounts(rless: Product, tmp_path: Path) -
     # Each RUN has an init, and two processes that note changes of owners.
     assert more["fork"] - one["fork"] == 3 * steps, (one, more)
     assert more["execve"] - one["execve"] == steps, (one, more)
+
+
+def test_a_run_with_a_secret_is_the_last_of_its_process(rless: Product, tmp_path: Path) -> None:
+    """Class 57: what it had ends with its mount namespace."""
+    build = Builds(rless, tmp_path / "context")
+    head = f"FROM localhost/base:1\n{seed()}"
+    build(head, *WORDS[1:]).expect()
+    forks = {}
+    for kind in ("tmpfs", "secret,id=none"):
+        text = f"{head}RUN --mount=type={kind},target=/m : first\nRUN : second\n"
+        (build.context / "Dockerfile").write_text(text)
+        log = tmp_path / kind
+        forks[kind] = counted(rless, log, *WORDS, "--no-cache", str(build.context))["fork"]
+    assert forks["secret,id=none"] == forks["tmpfs"] + 1, forks
