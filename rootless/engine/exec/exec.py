@@ -51,6 +51,19 @@ if TYPE_CHECKING:
     from rootless.oci.runtime_spec import Box
 
 _CLEAN_UP = 2.0  # seconds that killed processes may take to end
+_NOTHING_TO_KEEP: KeeperConfig = {
+    "child": 0,
+    "init_fd": -1,
+    "pty_fd": -1,
+    "client_fd": -1,
+    "result_fd": -1,
+    "directory": "",
+    "id": "",
+    "name": "",
+    "attributes": "",
+    "exec": "",
+    "events": "",
+}
 
 
 class ExecRequest:
@@ -450,22 +463,13 @@ def hold_terminal(pidfd: int, master: int, reader: int = -1) -> None:
 
         program_fd = open_program()
         _leave_caller({pidfd, master, reader, program_fd})
-        exec_keeper(
-            program_fd,
-            {
-                "child": 0,
-                "init_fd": pidfd,
-                "pty_fd": master,
-                "client_fd": reader,
-                "result_fd": -1,
-                "directory": "",
-                "id": "",
-                "name": "",
-                "attributes": "",
-                "exec": "",
-                "events": "",
-            },
-        )
+        config: KeeperConfig = {
+            **_NOTHING_TO_KEEP,
+            "init_fd": pidfd,
+            "pty_fd": master,
+            "client_fd": reader,
+        }
+        exec_keeper(program_fd, config)
     finally:
         os._exit(0)
 
@@ -477,11 +481,7 @@ def keeper_config(container: Container, exec_id: str, directory: str = "") -> Ke
         directory: where the exit code is recorded, by `records`; "": nowhere.
     """
     return {
-        "child": 0,
-        "init_fd": -1,
-        "pty_fd": -1,
-        "client_fd": -1,
-        "result_fd": -1,
+        **_NOTHING_TO_KEEP,
         "directory": directory,
         "id": container.id,
         "name": container.facts["name"],
