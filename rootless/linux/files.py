@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Of file systems that cannot: NFS, FUSE and 9p; EISDIR is that of kernels that do not know it.
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
 _CHUNK = 65536  # bytes: what is read by one call
+_RENAME_EXCHANGE = 2
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -112,6 +113,36 @@ def read_at(fd: int, size: int, offset: int, what: str) -> bytes:
         return os.pread(fd, size, offset)
     except OSError as error:
         raise RlessError(f"cannot read {what}: {error.strerror}") from error
+
+
+def exchange(one: str, other: str) -> None:
+    """Let two names of a file system change places; each stands for one or the other at any time.
+
+    A file system that cannot do that (NFS, FUSE) takes steps: SIGKILL between them leaves what
+    was `other` as `OTHER.RANDOM.PID.tmp`.
+
+    Raises:
+        OSError: as rename(2).
+
+    Source: rename(2), RENAME_EXCHANGE.
+    """
+    from rootless.linux import ffi
+    from rootless.linux.call import AT_FDCWD, libc
+
+    names = (os.fsencode(one), os.fsencode(other))
+    if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return
+    number = ffi.get_errno()
+    if number not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), one, None, other)
+    between = _temporary(other, None)
+    os.rename(other, between)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(between, other)
+        raise
+    os.rename(between, one)
 
 
 def default_mode() -> int:

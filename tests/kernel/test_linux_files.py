@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rootless.errors import SyscallError
-from rootless.linux import idmap, mount, tree
+from rootless.linux import files, idmap, mount, tree
 from rootless.linux.idmap import IdMap
 from rootless.linux.openat2 import (
     RESOLVE_BENEATH,
@@ -473,3 +473,24 @@ def test_disk_usage_agrees_with_du(tmp_path: Path) -> None:
     finally:
         tree.remove_tree(dir_fd, "tree")
         os.close(dir_fd)
+
+
+def test_two_directories_change_places(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other" / "sub").mkdir(parents=True)
+    before = (tmp_path / "one").stat().st_ino
+    files.exchange(str(tmp_path / "one"), str(tmp_path / "other"))
+    assert (tmp_path / "one" / "sub").is_dir()
+    assert (tmp_path / "other").stat().st_ino == before
+    for names in (("one", "nowhere"), ("nowhere", "one")):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            files.exchange(*(str(tmp_path / name) for name in names))
+    assert (tmp_path / "one" / "sub").is_dir()
+
+
+def test_two_directories_change_places_in_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)  # EINVAL, as on NFS
+    test_two_directories_change_places(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["one", "other"]

@@ -18,7 +18,7 @@ from rootless.errors import RlessError, escape
 from rootless.image.model.platforms import host_platform
 from rootless.image.squashfs import image_file, sif_writer
 from rootless.image.squashfs.tree import Tree
-from rootless.linux import idmap, programs
+from rootless.linux import files, idmap, programs
 from rootless.linux.process import HELPER_ENVIRONMENT
 from rootless.linux.tree import remove_tree
 from rootless.rootfs import unpacked
@@ -52,8 +52,8 @@ def of_name(
     Raises:
         RlessError: no such image, no room, a program is missing.
     """
-    with tempfile.TemporaryDirectory(dir=_parent(target), prefix=".rless-") as scratch:
-        file = f"{scratch}/image.sif"
+    with scratch(_parent(target)) as place:
+        file = f"{place}/image.sif"
         flatten(
             name,
             file,
@@ -64,7 +64,7 @@ def of_name(
             described=described,
             quiet=quiet,
         )
-        unpack(image_file.read(file, scratch), target)
+        unpack(image_file.read(file, place), target)
 
 
 def unpack(image: ImageFile, target: str) -> None:
@@ -126,8 +126,7 @@ def in_place_of(target: str) -> Iterator[str]:
         return
     with scratch(_parent(target)) as place:
         yield f"{place}/new"
-        os.rename(target, f"{place}/old")
-        os.rename(f"{place}/new", target)
+        files.exchange(f"{place}/new", target)
 
 
 def pack(tree: str, target: str) -> None:
@@ -150,8 +149,8 @@ def pack(tree: str, target: str) -> None:
         labels = {str(name): str(value) for name, value in json.loads(text).items()}
     except (ValueError, AttributeError):
         raise RlessError(f"{escape(tree)}: its labels.json is not an object of strings") from None
-    with tempfile.TemporaryDirectory(dir=_parent(target), prefix=".rless-") as scratch:
-        file = f"{scratch}/root"
+    with scratch(_parent(target)) as place:
+        file = f"{place}/root"
         words = [tree, file, "-all-root", "-noappend", "-no-progress", "-quiet", "-no-xattrs"]
         done = subprocess.run(
             [program, *words, "-comp", "gzip", "-mkfs-time", "0"],
