@@ -23,33 +23,32 @@ pytestmark = [pytest.mark.needs("user namespaces", "subordinate ids"), pytest.ma
 SEED = int(os.environ.get("RLESS_FAULT_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
 
 
+def _run(storm: Storm | BuildStorm | ServiceStorm, kills: int, seconds: float) -> None:
+    """Name the seed where a storm finds something."""
+    try:
+        storm.run(kills=kills, seconds=seconds)
+    except AssertionError as error:
+        raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
+
+
 def test_many_kills_leave_nothing(own_rless: Product) -> None:
     storm = Storm(own_rless, SEED)
     own_rless("pull", "-q", own_rless.image).expect()
-    try:
-        storm.run(kills=500, seconds=20)
-    except AssertionError as error:
-        raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
+    _run(storm, kills=500, seconds=20)
     assert storm.kills >= 10
 
 
 def test_builds_that_are_killed_leave_nothing(own_rless: Product) -> None:
     own_rless("pull", "-q", own_rless.image).expect()
     storm = BuildStorm(own_rless, SEED)
-    try:
-        storm.run(kills=40, seconds=10)
-    except AssertionError as error:
-        raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
+    _run(storm, kills=40, seconds=10)
     assert storm.rounds >= 1
 
 
 def test_service_that_is_killed_loses_streams_only(own_rless: Product) -> None:
     own_rless("pull", "-q", own_rless.image).expect()
     storm = ServiceStorm(own_rless, SEED)
-    try:
-        storm.run(kills=100, seconds=8)
-    except AssertionError as error:
-        raise AssertionError(f"RLESS_FAULT_SEED={SEED}\n{error}") from error
+    _run(storm, kills=100, seconds=8)
     assert storm.rounds >= 1
 
 
