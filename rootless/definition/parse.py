@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 from rootless.definition.errors import DefinitionError
-from rootless.frozen import NOTHING, Frozen
+from rootless.frozen import NOTHING, Frozen, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +78,18 @@ class Files(Frozen):
     line: int = 0
 
 
+class App(Frozen):
+    """An application: its sections.
+
+    Attributes:
+        scripts: name of a section, with `app` -> what it says; without %appfiles and %applabels.
+    """
+
+    files: tuple[Files, ...] = ()
+    labels: Mapping[str, str] = NOTHING
+    scripts: Mapping[str, Script] = NOTHING
+
+
 class Stage(Frozen):
     """What begins with a line `Bootstrap:`.
 
@@ -85,7 +97,7 @@ class Stage(Frozen):
         name: of `Stage:`, "" without one.
         header: keys in lower case -> values.
         scripts: name of a section -> what it says; without %files, %labels and %arguments.
-        apps: name of an application -> its sections, by their names.
+        apps: by their names, in the order of the file.
     """
 
     name: str
@@ -94,7 +106,7 @@ class Stage(Frozen):
     files: tuple[Files, ...] = ()
     labels: Mapping[str, str] = NOTHING
     scripts: Mapping[str, Script] = NOTHING
-    apps: Mapping[str, Mapping[str, Script]] = NOTHING
+    apps: Mapping[str, App] = NOTHING
 
     def script(self, name: str) -> str:
         """Return the text of a section, "" if there is nothing in it."""
@@ -142,7 +154,7 @@ def parse(data: bytes, build_args: Mapping[str, str] = NOTHING) -> Definition:
         if stage.name and stage.name in (one.name for one in stages):
             raise DefinitionError(f"two stages are named {stage.name}", None, stage.line)
         earlier = {one.name for one in stages} - {""}
-        for one in stage.files:
+        for one in (*stage.files, *(one for app in stage.apps.values() for one in app.files)):
             if one.origin and one.origin not in earlier:
                 hint = f"earlier stages are {', '.join(sorted(earlier))}" if earlier else None
                 raise DefinitionError(
@@ -191,8 +203,8 @@ def _stage(lines: list[Line], build_args: Mapping[str, str], used: set[str]) -> 
     for name, _, body in _sections(lines)[1]:
         if name == "arguments":
             defaults |= _arguments(body)
-    replace = _Replace(build_args, defaults, used)
-    header_lines, sections = _sections([replace(line) for line in lines])
+    fill = _Replace(build_args, defaults, used)
+    header_lines, sections = _sections([fill(line) for line in lines])
     header = _header(header_lines)
     first = lines[0].number
     if "bootstrap" not in header:
@@ -200,16 +212,17 @@ def _stage(lines: list[Line], build_args: Mapping[str, str], used: set[str]) -> 
     files: list[Files] = []
     labels: dict[str, str] = {}
     scripts: dict[str, Script] = {}
-    apps: dict[str, dict[str, Script]] = {}
+    apps: dict[str, App] = {}
     for name, title, body in sections:
         if name == "files":
             files += _files(title, body)
         elif name == "labels":
-            labels |= labels_of("\n".join(line.text for line in body))
+            labels |= labels_of(_text(body))
         elif name in APP_SECTIONS:
-            app, _, _ = title.text.partition(" ")
+            app, _, rest = title.text.partition(" ")
             _check_app(app, name, title.number)
-            _extend(apps.setdefault(app, {}), name, title._replace(text=""), body)
+            behind = title._replace(text=rest.partition("#")[0].strip())
+            apps[app] = _with_section(apps.get(app, App()), name, behind, body)
         elif name in SECTIONS:
             _extend(scripts, name, title, body)
         else:
@@ -221,9 +234,29 @@ def _stage(lines: list[Line], build_args: Mapping[str, str], used: set[str]) -> 
     return Stage(stage, first, header, tuple(files), labels, scripts, apps)
 
 
+def _with_section(app: App, name: str, title: Line, body: list[Line]) -> App:
+    if name == "appfiles":
+        return replace(app, files=(*app.files, *_files(title, body)))
+    if title.text:
+        raise DefinitionError(
+            f"%{name}: {title.text} stands behind the name of the application",
+            "write the name alone",
+            title.number,
+        )
+    if name == "applabels":
+        return replace(app, labels={**app.labels, **labels_of(_text(body))})
+    scripts = dict(app.scripts)
+    _extend(scripts, name, title, body)
+    return replace(app, scripts=scripts)
+
+
+def _text(body: list[Line]) -> str:
+    return "".join(f"{line.text}\n" for line in body)
+
+
 def _extend(found: dict[str, Script], name: str, title: Line, body: list[Line]) -> None:
     before = found.get(name)
-    text = "".join(f"{line.text}\n" for line in body)
+    text = _text(body)
     arguments = title.text or (before.arguments if before else "")
     found[name] = Script(
         (before.text if before else "") + text,

@@ -2,8 +2,8 @@
 
     Bootstrap, From     FROM; a tree of files is a context, which is copied onto scratch
     %files              COPY of the host's root directory, by the rules of `cp -r`
-    %post               RUN of a script, as root
-    the other sections  files in /.singularity.d, by one COPY; labels
+    %post, %appinstall  RUN of a script, as root
+    the other sections  files in /.singularity.d, or of an application in /scif; labels
     %test               a build of its own, whose result is dropped
 
 So there is one builder, one cache and one way to be root for both languages.
@@ -16,7 +16,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from rootless.definition import DefinitionError, scripts
+from rootless.definition import DefinitionError, apps, labels_of, scripts
 from rootless.dockerfile import Dockerfile, Stage
 from rootless.dockerfile import instructions as form
 from rootless.dockerfile.reader import Directives, Node
@@ -24,14 +24,17 @@ from rootless.image.squashfs.image_file import apptainer_shell
 from rootless.image.squashfs.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from rootless.definition import Definition, Files, Script
+    from rootless.definition import App, Definition, Files, Script
     from rootless.definition import Stage as TextStage
 
 DIRECTORY = "/.singularity.d"
 _ENVIRONMENT = f"{DIRECTORY}/env/90-environment.sh"
 _TEST = f"{DIRECTORY}/test"
+_APPS = f"{DIRECTORY}/env/94-appsbase.sh"
+_CHOOSE = f"{DIRECTORY}/env/95-apps.sh"
+_LABELS = "/.build.labels"  # what %post says of labels; it is removed then
 _MOST = 4 << 20  # bytes of a file of the base
 _ARCHIVES = ("docker-archive", "oci", "oci-archive")
 _REFUSED = {
@@ -46,8 +49,8 @@ _REFUSED = {
 }
 # Sections that run on the host.
 _HOST = ("pre", "setup")
-# A file of /.singularity.d -> its section, for those that are executed.
-_SCRIPTS = {"runscript": "runscript", "startscript": "startscript", "test": "test"}
+# Sections, and the files of /.singularity.d that they become, which are executed.
+_SCRIPTS = ("runscript", "startscript", "test")
 _SPECIAL = re.compile(r"""[\\$'"]""")
 _EVALUATED = re.compile(r"[$`]|^~")
 
@@ -78,6 +81,15 @@ class _Post(form.Run):
         return self.words
 
 
+def does(sections: Collection[str], name: str) -> bool:
+    """Tell whether a section is done.
+
+    Args:
+        sections: of --section; none: all of them.
+    """
+    return not sections or name in sections or "all" in sections
+
+
 def check(definition: Definition, sections: Collection[str] = ()) -> None:
     """Refuse what is not done, by name.
 
@@ -99,19 +111,12 @@ def check(definition: Definition, sections: Collection[str] = ()) -> None:
         if kind != "scratch" and not stage.header.get("from"):
             raise DefinitionError(f"Bootstrap: {kind} needs From:", None, stage.line)
         for name in _HOST:
-            if stage.script(name) and (not sections or name in sections):
+            if stage.script(name) and does(sections, name):
                 raise DefinitionError(
                     f"%{name} is not supported: it would run on the host, as you",
                     "use %files and %post",
                     stage.scripts[name].line,
                 )
-        for app, parts in stage.apps.items():
-            name, script = next(iter(parts.items()))
-            raise DefinitionError(
-                f"%{name} {app} is not supported: applications are not built yet",
-                "use %post, and an image for each",
-                script.line,
-            )
 
 
 def images(definition: Definition) -> dict[int, str]:
@@ -187,6 +192,34 @@ def compose_test(definition: Definition, image: str) -> Dockerfile | None:
     return _file(definition.text, [Stage(0, base, (form.User(node, "0:0"), workdir, run))])
 
 
+def says_labels(stage: TextStage) -> bool:
+    """Tell whether %post may say labels of the image, in a file that is read afterwards."""
+    installs = [app.scripts.get("appinstall") for app in stage.apps.values()]
+    texts = [stage.script("post"), *(one.text for one in installs if one is not None)]
+    return any("_LABELS" in text for text in texts)
+
+
+def compose_labels_file(definition: Definition, image: str) -> Dockerfile:
+    """Return the instructions whose result is that file alone, as `labels`."""
+    node = _node("%post", definition.stages[-1].line)
+    copy = form.Copy(node, (_LABELS,), "/labels", origin=_stage_name(0))
+    base = form.From(node, _literal(image), "", _stage_name(0))
+    own = form.From(node, "scratch")
+    return _file(definition.text, [Stage(0, base, ()), Stage(1, own, (copy,))])
+
+
+def compose_labels(definition: Definition, image: str, text: str) -> Dockerfile:
+    """Return the instructions that give the image the labels of that file in its place."""
+    node = _node("%post", definition.stages[-1].line)
+    labels = labels_of(text)
+    made = (
+        form.User(node, "0:0"),
+        form.Label(node, tuple((_literal(a), _literal(b)) for a, b in labels.items())),
+        _Post(node, form.Command(""), script_text=f"rm -f {_LABELS}\n", words=("/bin/sh",)),
+    )
+    return _file(definition.text, [Stage(0, form.From(node, _literal(image)), made)])
+
+
 def _file(text: str, stages: Sequence[Stage]) -> Dockerfile:
     return Dockerfile(text, Directives(skipped=frozenset(["all"])), (), tuple(stages))
 
@@ -232,17 +265,28 @@ class _Composer:
         self._made += [form.User(node, "0:0"), form.Workdir(node, "/")]
         if self._base is not None:
             self._take_base(self._base, node)
-        files = stage.files if self._does("files") else ()
-        for one in sorted(files, key=lambda one: not one.origin):  # those of stages come first
-            self._copy(one)
-        if self._does("post") and stage.script("post"):
-            self._post(stage.scripts["post"])
+        for name, app in stage.apps.items():
+            self._make_app(name, app, node)
+        self._copy_all(stage.files)
+        installs = {
+            name: app.scripts["appinstall"]
+            for name, app in stage.apps.items()
+            if "appinstall" in app.scripts
+        }
+        if self._does("post"):
+            if self._index == len(self._names) - 1 and says_labels(stage):
+                self._write_file(node, _LABELS, "")
+            if stage.script("post"):
+                post = stage.scripts["post"]
+                self._run(post, f"%post {post.arguments}".rstrip(), post.text)
+            for name, script in installs.items():
+                self._run(script, f"%appinstall {name}", apps.install(name, script))
         if self._index == len(self._names) - 1:
             self._describe(node)
         return Stage(self._index, base, tuple(self._made))
 
     def _does(self, section: str) -> bool:
-        return not self._sections or section in self._sections or "all" in self._sections
+        return does(self._sections, section)
 
     def _from(self) -> str:
         stage = self._stage
@@ -255,7 +299,19 @@ class _Composer:
         if pairs:
             self._made.append(form.Env(node, tuple((_literal(a), _literal(b)) for a, b in pairs)))
 
-    def _copy(self, one: Files) -> None:
+    def _make_app(self, name: str, app: App, node: Node) -> None:
+        self._made += [form.Workdir(node, path) for path in apps.directories(name)]
+        self._made.append(form.Workdir(node, "/"))
+        for directory, texts, runs in apps.files(name, app, self._does):
+            self._write(node, directory, [*texts.items()], "0755" if runs else "0644")
+        self._copy_all(app.files, apps.root(name))
+
+    def _copy_all(self, files: Iterable[Files], top: str = "/") -> None:
+        if self._does("files"):
+            for one in sorted(files, key=lambda one: not one.origin):  # those of stages come first
+                self._copy(one, top)
+
+    def _copy(self, one: Files, top: str) -> None:
         if _EVALUATED.search(one.source):
             raise DefinitionError(
                 f"%files {one.source}: variables and ~ have no value there",
@@ -274,18 +330,21 @@ class _Composer:
                     f"%files {one.source}: there is no such file", None, one.line
                 )
         target = os.path.join("/", one.target or one.source)
+        if top != "/":
+            target = top + target
         node = _node(f"%files {one.source} {one.target}".rstrip(), one.line)
         self._made.append(
             form.Copy(node, (_literal(source),), _literal(target), origin=origin, like_cp=True)
         )
 
-    def _post(self, script: Script) -> None:
-        node = _node(f"%post {script.arguments}".rstrip(), script.line, script.last)
+    def _run(self, script: Script, title: str, text: str) -> None:
+        node = _node(title, script.line, script.last)
         variables = [
             (f"{front}_{name}", value)
             for front in ("APPTAINER", "SINGULARITY")
             for name, value in (
                 ("ENVIRONMENT", f"{DIRECTORY}/env/91-environment.sh"),
+                ("LABELS", _LABELS),
                 ("ROOTFS", "/"),
             )
         ]
@@ -300,7 +359,7 @@ class _Composer:
             shell = apptainer_shell("", 127)
             words = (*shell, *words)
         self._made.append(
-            _Post(node, form.Command(""), script_text=script.text, words=words)
+            _Post(node, form.Command(""), script_text=text, words=words)
         )
 
     # -- what the image says of itself -------------------------------------------------------
@@ -308,9 +367,9 @@ class _Composer:
     def _describe(self, node: Node) -> None:
         stage = self._stage
         files: list[tuple[str, str]] = []
-        for name, section in _SCRIPTS.items():
-            if self._does(section) and stage.script(section):
-                files.append((name, scripts.shebang(stage.scripts[section])))
+        for name in _SCRIPTS:
+            if self._does(name) and stage.script(name):
+                files.append((name, scripts.shebang(stage.scripts[name])))
         help_text = stage.script("help") if self._does("help") else ""
         environment = stage.script("environment") if self._does("environment") else ""
         if help_text:
@@ -319,12 +378,19 @@ class _Composer:
             self._write(node, f"{DIRECTORY}/", files)
         if environment:
             text = scripts.environment(self._read(_ENVIRONMENT), environment)
-            directory, _, name = _ENVIRONMENT.rpartition("/")
-            self._write(node, f"{directory}/", [(name, text)])
+            self._write_file(node, _ENVIRONMENT, text)
+        if stage.apps:
+            told = "".join(apps.exports(name, app) for name, app in stage.apps.items())
+            self._write_file(node, _APPS, (self._read(_APPS) or "#!/bin/sh\n") + told)
+            self._write_file(node, _CHOOSE, f"#!/bin/sh\n{apps.choose()}")
         labels = self._labels(help_text)
         self._made.append(
             form.Label(node, tuple((_literal(a), _literal(b)) for a, b in labels.items()))
         )
+
+    def _write_file(self, node: Node, path: str, text: str) -> None:
+        directory, _, name = path.rpartition("/")
+        self._write(node, f"{directory}/", [(name, text)])
 
     def _write(
         self, node: Node, directory: str, files: Sequence[tuple[str, str]], mode: str = "0755"

@@ -19,6 +19,7 @@ from rootless.engine.images import flatten, sandbox
 from rootless.errors import RlessError, escape
 from rootless.frozen import Frozen, replace
 from rootless.image.squashfs import image_file
+from rootless.image.squashfs.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _NAME = "definition file"
 _NOT_KEPT = ("type=cacheonly",)
+_MOST_LABELS = 1 << 20  # bytes
 
 
 class Wanted(Frozen, kw_only=True):
@@ -37,7 +39,7 @@ class Wanted(Frozen, kw_only=True):
         target: absolute. sandbox: a directory, no SIF file.
         update: build on the directory that is there.
         sections: of --section; none: all of them.
-        test: run %test at the end.
+        test: run %test at the end, if it is one of the sections.
         platform: as OS/ARCH; "": the host's.
         fresh: take no step from the cache, and ask the registry for each image.
         scratch: a directory for what is unpacked meanwhile, "": beside the target.
@@ -75,7 +77,10 @@ def make(definition: Definition, wanted: Wanted) -> None:
         for index, base in bases.items():
             contexts[language.context_name(index)] = _context(base.path, opened)
         identifier = _build(dockerfile, contexts, wanted)
-        test = language.compose_test(definition, identifier) if wanted.test else None
+        if language.does(wanted.sections, "post") and language.says_labels(definition.stages[-1]):
+            identifier = _take_labels(definition, identifier, contexts[""], wanted)
+        is_tested = wanted.test and language.does(wanted.sections, "test")
+        test = language.compose_test(definition, identifier) if is_tested else None
         if test is not None:
             _build(test, {"": contexts[""]}, wanted, _NOT_KEPT)
     text = definition.text
@@ -112,6 +117,25 @@ def _build(
     except RlessError as error:
         # The code of what was run is none of the build's.
         raise RlessError(error.message, error.hint) from error
+
+
+def _take_labels(
+    definition: Definition, identifier: str, context: Context, wanted: Wanted
+) -> str:
+    """Give the image the labels that %post has said; return its new id."""
+    with sandbox.scratch(_scratch_of(wanted)) as place:
+        # Commas and quotes are the output's.
+        output = 'type=local,"dest={}"'.format(f"{place}/out".replace('"', '""'))
+        only = language.compose_labels_file(definition, identifier)
+        _build(only, {"": context}, replace(wanted, quiet=True), (output,))
+        with Tree(f"{place}/out") as tree:
+            text = (tree.read("/labels", _MOST_LABELS) or b"").decode("utf-8", "replace")
+    dockerfile = language.compose_labels(definition, identifier, text)
+    return _build(dockerfile, {"": context}, replace(wanted, quiet=True))
+
+
+def _scratch_of(wanted: Wanted) -> str:
+    return wanted.scratch or os.path.dirname(wanted.target)
 
 
 def _context(path: str, opened: contextlib.ExitStack) -> Context:
@@ -157,8 +181,7 @@ def _open_bases(
             image = image_file.read_tree(path)
         else:
             image = image_file.read(path, paths.storage_root())
-            parent = wanted.scratch or os.path.dirname(wanted.target)
-            path = f"{opened.enter_context(sandbox.scratch(parent))}/root"
+            path = f"{opened.enter_context(sandbox.scratch(_scratch_of(wanted)))}/root"
             sandbox.unpack(image, path)
         variables = image.config.get("Env") or () if image.made_by == "rless" else ()
         found[index] = language.Base(path, tuple(variables))

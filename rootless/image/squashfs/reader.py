@@ -154,6 +154,20 @@ class Squashfs:
         except _BrokenError as error:
             raise self._broken(str(error)) from None
 
+    def names(self, path: str) -> list[str]:
+        """Return the names in a directory; none if it is no directory.
+
+        Raises:
+            RlessError: the image is damaged.
+        """
+        try:
+            found = self._find(os.fsencode(path))
+            if found is None or found.kind not in _DIRECTORY:
+                return []
+            return [os.fsdecode(name) for name, _ in self._listing(found)]
+        except _BrokenError as error:
+            raise self._broken(str(error)) from None
+
     def _broken(self, why: str) -> RlessError:
         return RlessError(f"{self._what} is damaged: {why}", "make or copy it again")
 

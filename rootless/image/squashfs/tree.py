@@ -75,3 +75,14 @@ class Tree:
         except SyscallError:
             return False
         return True
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a directory; none if it is no directory that we may read."""
+        try:
+            fd = openat2(self._fd, path, os.O_RDONLY | os.O_DIRECTORY)
+        except SyscallError:
+            return []
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)

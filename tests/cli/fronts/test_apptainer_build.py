@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -135,6 +136,87 @@ def test_failure_leaves_no_target_and_shows_the_line(apptainer: Front, place: Pa
     assert sorted(os.listdir(place)) == ["a b", "base", "dir", "x.def", "x.sif"]
 
 
+def test_section_all_is_all(apptainer: Front, place: Path) -> None:
+    words = ("build", "--section", "all", "x.sif", "x.def")
+    (place / "x.def").write_text("Bootstrap: localimage\nFrom: base\n%test\n exit 3\n")
+    assert "exit code 3" in apptainer(*words).expect(255).err
+    for name in ("pre", "setup"):
+        (place / "x.def").write_text(f"Bootstrap: localimage\nFrom: base\n%{name}\n true\n")
+        assert f"%{name} is not supported" in apptainer(*words).expect(255).err
+    assert not (place / "x.sif").exists()
+
+
+APPS = """\
+Bootstrap: localimage
+From: base
+%post
+    echo "Late it is  late" >> "$APPTAINER_LABELS"
+%labels
+    Late early
+%appinstall one
+    pwd > here
+    echo "data: $SCIF_APPDATA" >> here
+    printf '#!/bin/sh\\necho tool\\n' > bin/tool
+    chmod +x bin/tool
+%appfiles one
+    dir/f share/
+%appenv one
+    export GREETING="hello $SCIF_APPNAME"
+%apprun one
+    echo "$GREETING: $*"; tool
+%appstart one
+    echo "$GREETING" > "$PWD/started"
+%apptest one
+    echo "tested $GREETING"
+%applabels one
+    Version 1.0
+%apphelp one
+    Help of one.
+%apprun two
+    echo second
+"""
+
+
+def test_applications(apptainer: Front, place: Path) -> None:
+    (place / "x.def").write_text(APPS)
+    apptainer("build", "x.sif", "x.def").expect()
+    assert apptainer("run", "--app", "one", "x.sif", "a  b", cwd=place).lines() == [
+        "hello one: a  b",
+        "tool",
+    ]
+    assert apptainer("run", "--app", "two", "x.sif").expect().out == "second\n"
+    assert apptainer("test", "--app", "one", "x.sif").expect().out == "tested hello one\n"
+    script = 'cat "$SCIF_APPROOT/here" "$SCIF_APPROOT/share/f"; tool; echo $SCIF_APPRUN_two'
+    done = apptainer("exec", "--app", "one", "x.sif", "sh", "-c", script).expect()
+    place_of = "/scif/apps/one"
+    assert done.lines() == [
+        place_of,
+        "data: /scif/data/one",
+        "f",
+        "tool",
+        "/scif/apps/two/scif/runscript",
+    ]
+    for words in (("run",), ("exec",)):
+        done = apptainer(*words, "--app", "no", "x.sif", "true").expect(255)
+        assert done.err == "FATAL:   the image has no application no\n"
+    try:
+        apptainer("instance", "start", "--app", "one", "x.sif", "inst").expect()
+        wait_for((place / "started").exists, "the start script of the application")
+        done = apptainer("run", "--app", "one", "instance://inst", "x").expect()
+        assert done.lines() == ["hello one: x", "tool"]
+    finally:
+        apptainer("instance", "stop", "--all", "--force")
+    assert apptainer("inspect", "--list-apps", "x.sif").expect().lines() == ["one", "two"]
+    done = apptainer("inspect", "--app", "one", "-l", "-r", "--json", "x.sif").expect()
+    (shown,) = json.loads(done.out)["data"]["attributes"]["apps"].items()
+    assert shown[0] == "one" and shown[1]["runscript"].startswith("#!/bin/sh")
+    assert shown[1]["labels"] == {"SCIF_APP_NAME": "one", "Version": "1.0"}
+    assert apptainer("run-help", "--app", "one", "x.sif").expect().out.strip() == "Help of one."
+    assert "no application ../one" in apptainer("inspect", "--app", "../one", "x.sif").err
+    assert "Late: it is  late\n" in apptainer("inspect", "x.sif").expect().out
+    apptainer("exec", "x.sif", "test", "!", "-e", "/.build.labels").expect()
+
+
 def test_files_lead_nowhere_out_of_the_image(apptainer: Front, place: Path) -> None:
     """Links of the base are followed within it, and those of a stage never to the host."""
     outside = place / "outside"
@@ -162,7 +244,8 @@ def test_files_lead_nowhere_out_of_the_image(apptainer: Front, place: Path) -> N
         ("Bootstrap: docker\n", "Bootstrap: docker needs From:"),
         ("Bootstrap: scratch\n%setup\n touch x\n", "line 2: %setup is not supported: it would"),
         ("Bootstrap: scratch\n%pre\n touch x\n", "line 2: %pre is not supported: it would"),
-        ("Bootstrap: scratch\n%apprun a\n x\n", "line 2: %apprun a is not supported"),
+        ("Bootstrap: scratch\n%apprun a b\n x\n", "line 2: %apprun: b stands behind the name"),
+        ("Bootstrap: scratch\n%apprun ../a\n x\n", "line 2: %apprun: '../a' is no name of an"),
         ("Bootstrap: scratch\n%files\n /no/such /x\n", "line 3: %files /no/such: there is no"),
         ("Bootstrap: scratch\n%files\n $HOME/x /x\n", "line 3: %files $HOME/x: variables"),
         ("Bootstrap: localimage\nFrom: no\n", "line 1: From: no: there is no such file"),

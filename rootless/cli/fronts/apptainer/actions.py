@@ -6,7 +6,7 @@ import os
 
 from rootless import config, log
 from rootless.cli.fronts.apptainer import table
-from rootless.cli.fronts.apptainer.environment import EVALUATE, Environment
+from rootless.cli.fronts.apptainer.environment import EVALUATE, FAILURE, Environment
 from rootless.cli.fronts.apptainer.images import Image
 from rootless.cli.fronts.apptainer.mounts import Places
 from rootless.cli.fronts.apptainer.parse import commas, parse
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rootless.engine.request import RunRequest
 
 VERBS = {"exec": table.EXEC, "run": table.RUN, "shell": table.SHELL, "test": table.TEST}
-FAILURE = 255
 # What --containall and --compat stand for.
 _CONTAINALL = dict.fromkeys(("contain", "pid", "ipc", "cleanenv"), True)
 _COMPAT = dict.fromkeys(("containall", "no_init", "no_umask", "no_eval", "writable_tmpfs"), True)
@@ -32,18 +31,15 @@ _SAME = (
     *("cpuset_mems", "pids_limit", "blkio_weight"),
 )
 _SHELL = 'if command -v bash >/dev/null 2>&1; then exec bash --norc "$@"; else exec sh "$@"; fi'
-_TEST = "/.singularity.d/test"
-RUNSCRIPT = "/.singularity.d/runscript"
-_STARTSCRIPT = "/.singularity.d/startscript"
 # An instance stays when its script ends, and gives it SIGTERM.
 _START = (
     'if [ -e "$0" ]; then trap \'kill -TERM $p; wait $p; exit\' TERM; "$0" "$@" & p=$!; wait $p; '
     f"trap - TERM; fi; exec {INIT_PATH} --hold"
 )
 _IF_THERE = 'if [ -e "$0" ]; then exec "$0" "$@"; fi'
-# The words of `shell` and of `test`, which more may follow.
+# The words of `shell`, and of `test`, which the script follows.
 SHELL = ["/bin/sh", "-c", _SHELL, "sh"]
-TEST = ["/bin/sh", "-c", _IF_THERE, _TEST]
+TEST = ["/bin/sh", "-c", _IF_THERE]
 
 
 def main(verb: str, argv: list[str], quiet: bool) -> int:
@@ -126,6 +122,17 @@ def request_of(
     )
 
 
+def scripts_of(app: str) -> dict[str, str]:
+    """Return the paths of the scripts of an image, or of an application in it."""
+    place = f"/scif/apps/{app}/scif" if app else "/.singularity.d"
+    return {name: f"{place}/{name}" for name in ("runscript", "startscript", "test")}
+
+
+def entry_shell() -> list[str]:
+    """Return the words before a command, which set the image's environment and $RLESS_FRONT."""
+    return apptainer_shell(r"FATAL:   \"$1\": ", FAILURE, EVALUATE)
+
+
 def _env_of(image: Image) -> list[str]:
     return list(image.found.config.get("Env") or ()) if image.found is not None else []
 
@@ -134,26 +141,25 @@ def _program(
     verb: str, values: dict[str, Any], image: Image, command: list[str], environment: Environment
 ) -> dict[str, Any]:
     """Return what is run, and the variables for it."""
-    app = values.get("app")
-    script, test = RUNSCRIPT, _TEST
-    if app is not None:
-        base = f"/scif/apps/{app}"
-        script, test = f"{base}/scif/runscript", f"{base}/scif/test"
-        environment.over.update(SCIF_APPNAME=app, SCIF_APPROOT=base)
-        environment.before.insert(0, f"{base}/bin")
+    app = environment.app
+    scripts = scripts_of(app)
     entrypoint: tuple[str, ...] | None = ()
     if verb == "shell":
         shell = values.get("shell")
         command = [shell] if shell else SHELL
     elif verb == "start":
         hold = [INIT_PATH, "--hold"]
-        command = ["/bin/sh", "-c", _START, _STARTSCRIPT, *command] if image.is_apptainer else hold
+        command = (
+            ["/bin/sh", "-c", _START, scripts["startscript"], *command]
+            if app or image.is_apptainer
+            else hold
+        )
     elif verb == "test":
-        command = [*TEST[:-1], test, *command]
+        command = [*TEST, scripts["test"], *command]
     elif verb == "run":
         config = image.found.config if image.found is not None else {}
-        if app is not None or image.is_apptainer:
-            command = [script, *command]
+        if app or image.is_apptainer:
+            command = [scripts["runscript"], *command]
         elif image.tree:
             command = [
                 *(config.get("Entrypoint") or ()),
@@ -161,7 +167,7 @@ def _program(
             ]
         else:
             entrypoint = None  # the image's own, with its Cmd
-    if not image.is_apptainer:
+    if not app and not image.is_apptainer:
         over = [f"{name}={value}" for name, value in environment.over.items()]
         return {
             "entrypoint": entrypoint,
@@ -170,11 +176,8 @@ def _program(
             "path_before": environment.before,
             "path_after": environment.after,
         }
-    more = EVALUATE
-    if app is not None:
-        more = f'for f in {base}/scif/env/*.sh; do [ -f "$f" ] && . "$f"; done; ' + more
     return {
-        "entrypoint": apptainer_shell(r"FATAL:   \"$1\": ", FAILURE, more),
+        "entrypoint": entry_shell(),
         "command": command,
         "env": [f"RLESS_FRONT={environment.for_shell()}", f"HOME={environment.over['HOME']}"],
     }

@@ -150,7 +150,7 @@ def _of_definition(source: str, target: str, values: dict[str, Any], quiet: bool
             sandbox=bool(values.get("sandbox")),
             update=bool(values.get("update")),
             sections=tuple(sections),
-            test=not values.get("notest") and (not sections or "test" in sections),
+            test=not values.get("notest"),
             platform=f"linux/{values['arch']}" if "arch" in values else "",
             fresh=bool(values.get("disable_cache")),
             scratch=parse.variable("TMPDIR") or "",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+FAILURE = 255  # of the tool
+_APP = "APPTAINER_APPNAME"
 _PREFIXES = ("SINGULARITYENV_", "APPTAINERENV_")  # the latter wins
 _OURS = ("APPTAINER", "SINGULARITY", "RLESS_")  # of the front and of rless itself
 # What --cleanenv lets through.
@@ -38,6 +40,7 @@ class Environment:
     Attributes:
         under: below those of the image. over: above them.
         before, after: directories around those of PATH.
+        app: the application that is entered; "": none.
     """
 
     def __init__(self, values: dict[str, Any], told: dict[str, str], home: str) -> None:
@@ -59,6 +62,7 @@ class Environment:
         }
         self.before: list[str] = []
         self.after: list[str] = []
+        self.app: str = values.get("app", "")
         for prefix in _PREFIXES:
             for name, value in os.environ.items():
                 if name.startswith(prefix):
@@ -88,6 +92,10 @@ class Environment:
     def for_shell(self) -> str:
         """Return the commands by which a shell of the image sets what wins over the image."""
         found = [f"export {name}={_quoted(value)}" for name, value in self.over.items()]
+        if self.app:
+            from rootless.definition import apps
+
+            found.insert(0, f"{_APP}={_quoted(self.app)}\n{apps.choose('FATAL:   ', FAILURE)}")
         before, after = ":".join(self.before), ":".join(self.after)
         if before:
             found.append(f'export PATH={_quoted(before)}"${{PATH:+:$PATH}}"')

@@ -23,8 +23,9 @@ _MOST = 4 << 20  # bytes of a file
 _TOP = "/.singularity.d"
 _ENVIRONMENT = (
     *("10-docker2singularity.sh", "10-docker.sh", "90-environment.sh", "91-environment.sh"),
-    "94-appsbase.sh",
+    *("94-appsbase.sh", "01-base.sh"),  # the latter of an application
 )
+_LIST = "see `apptainer inspect --list-apps`"
 _OPTIONS: Group = (
     "Options",
     (
@@ -37,35 +38,38 @@ _OPTIONS: Group = (
          "Show the scripts of the environment"),
         ("--test -t", "", "flag", "test", "boolean", "Show the script of `test`"),
         ("--helpfile -H", "", "flag", "helpfile", "boolean", "Show the help text"),
+        ("--app", "NAME", "value", "app", "required", "Show that of an application (SCIF)"),
+        ("--list-apps", "", "flag", "list_apps", "boolean", "List the applications"),
         ("--all", "", "flag", "all", "boolean", "Show everything, as JSON"),
         ("--json -j", "", "flag", "json", "boolean", "Print JSON"),
     ),
 )  # fmt: skip
-_REFUSED = (
-    ("--app", "NAME", "applications of an image are not inspected", "read /scif/apps in it"),
-    ("--list-apps", "", "applications of an image are not inspected", "list /scif/apps in it"),
-)
 VERBS = {
     "inspect": FrontVerb(
         "inspect",
         "[OPTIONS] IMAGE",
         "Show what an image says of itself",
         _OPTIONS,
-        refused=_REFUSED,
         least=1,
         most=1,
     ),
     "run-help": FrontVerb(
-        "run-help", "IMAGE", "Show the help text of an image", ("Options", ()), least=1, most=1
+        "run-help",
+        "[OPTIONS] IMAGE",
+        "Show the help text of an image",
+        ("Options", (("--app", "NAME", "value", "app", "required", "That of an application"),)),
+        least=1,
+        most=1,
     ),
 }
-# attribute -> its file
+_APPS = "/scif/apps"
+# attribute -> its file in the directory of the image, or of an application
 _TEXTS = {
-    "runscript": f"{_TOP}/runscript",
-    "startscript": f"{_TOP}/startscript",
-    "deffile": f"{_TOP}/Singularity",
-    "test": f"{_TOP}/test",
-    "helpfile": f"{_TOP}/runscript.help",
+    "runscript": "runscript",
+    "startscript": "startscript",
+    "deffile": "Singularity",
+    "test": "test",
+    "helpfile": "runscript.help",
 }
 
 
@@ -75,18 +79,24 @@ def main(verb: str, argv: list[str], quiet: bool) -> int:
     image = Image(args[0])
     if image.found is None:
         raise RlessError(f"{args[0]} is neither a file nor a directory", "pull it first")
-    with _Content(image) as content:
+    app: str | None = values.get("app")
+    every = bool(values.get("all"))
+    with _Content(image, app) as content:
         if verb == "run-help":
-            text = content.text(_TEXTS["helpfile"])
+            text = content.text("runscript.help")
             streams.write(_safe(text) or "No help sections were defined for this image\n")
             return 0
-        every = bool(values.get("all"))
         wanted = [name for name in ("labels", *_TEXTS, "environment") if values.get(name) or every]
-        attributes = content.attributes(wanted or ["labels"])
+        lists = bool(values.get("list_apps")) or (every and app is None)
+        attributes = content.attributes(wanted or ([] if lists else ["labels"]))
+        apps = content.apps() if lists else []
     if values.get("json") or every:
-        document = {"data": {"attributes": attributes}, "type": "container"}
+        own = {name: {} for name in apps} if app is None else {app: attributes}
+        shown = {**(attributes if app is None else {}), **({"apps": own} if own else {})}
+        document = {"data": {"attributes": shown}, "type": "container"}
         streams.write(json.dumps(document, indent="\t") + "\n")
         return 0
+    streams.write("".join(f"{escape(name)}\n" for name in apps))
     for value in attributes.values():
         streams.write(_shown(value))
     return 0
@@ -107,9 +117,9 @@ def _safe(text: str) -> str:
 
 
 class _Content:
-    """The files of an image."""
+    """The files of an image, or of an application in it, which say what it is."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, app: str | None) -> None:
         from rootless.image.squashfs.reader import Squashfs
         from rootless.image.squashfs.tree import Tree
 
@@ -122,6 +132,10 @@ class _Content:
         else:
             self._fd = os.open(image.name, os.O_RDONLY | os.O_CLOEXEC)
             self._files = Squashfs(self._fd, escape(image.name), image.found.offset, None)
+        self._top = _TOP if app is None else f"{_APPS}/{app}/scif"
+        if app is not None and app not in self.apps():
+            self.__exit__()
+            raise RlessError(f"{escape(image.name)} has no application {escape(app)}", _LIST)
 
     def __enter__(self) -> _Content:
         return self
@@ -132,9 +146,16 @@ class _Content:
         else:
             self._files.__exit__(None, None, None)  # type: ignore[union-attr]
 
-    def text(self, path: str) -> str:
-        """Return the text of a file; "": there is none."""
-        return (self._files.read(path, _MOST) or b"").decode("utf-8", "backslashreplace")
+    def text(self, name: str) -> str:
+        """Return the text of a file of that directory; "": there is none."""
+        found = self._files.read(f"{self._top}/{name}", _MOST)
+        return (found or b"").decode("utf-8", "backslashreplace")
+
+    def apps(self) -> list[str]:
+        """Return the names of the applications."""
+        return sorted(
+            name for name in self._files.names(_APPS) if self._files.exists(f"{_APPS}/{name}/scif")
+        )
 
     def attributes(self, wanted: list[str]) -> dict[str, Any]:
         """Return what is wanted, by its name in Apptainer's JSON."""
@@ -143,14 +164,18 @@ class _Content:
             if name == "labels":
                 found[name] = self._labels()
             elif name == "environment":
-                paths = [f"{_TOP}/env/{file}" for file in _ENVIRONMENT]
-                found[name] = {path: self.text(path) for path in paths if self._files.exists(path)}
+                paths = {file: f"{self._top}/env/{file}" for file in _ENVIRONMENT}
+                found[name] = {
+                    path: self.text(f"env/{file}")
+                    for file, path in paths.items()
+                    if self._files.exists(path)
+                }
             else:
                 found[name] = self.text(_TEXTS[name])
         return found
 
     def _labels(self) -> dict[str, str]:
-        text = self.text(f"{_TOP}/labels.json")
+        text = self.text("labels.json")
         if not text:
             return dict(self._config.get("Labels") or {})
         try:

@@ -219,13 +219,14 @@ def enter(name: str, verb: str, values: dict[str, Any], command: list[str]) -> i
     asked = container.facts["request"]
     home = asked.get("user_home") or "/"
     environment = Environment(values, {"COMMAND": verb}, home)
+    scripts = actions.scripts_of(environment.app)
     if verb == "shell":
         command = [values["shell"]] if "shell" in values else actions.SHELL
     elif verb == "test":
-        command = [*actions.TEST, *command]
+        command = [*actions.TEST, scripts["test"], *command]
     elif verb == "run":
-        command = [actions.RUNSCRIPT, *command]
-    before = list(asked.get("entrypoint") or ())
+        command = [scripts["runscript"], *command]
+    before = list(asked.get("entrypoint") or (actions.entry_shell() if environment.app else ()))
     request = ExecRequest(container.id, [*before, *command])
     over = dict(environment.over)
     if before:

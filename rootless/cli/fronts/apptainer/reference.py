@@ -70,12 +70,15 @@ be any file of the host that you can read: read a stranger's definition before y
 Variables and `~` have no value there |
 | `%post [-c SHELL]` | a script of `sh -ex`, as root of the container, with the network of \
 `rless build`. What it appends to the file `$APPTAINER_ENVIRONMENT` is part of the image's \
-environment |
+environment, and `NAME VALUE` in the file `$APPTAINER_LABELS` is a label |
 | `%environment`, `%runscript`, `%startscript`, `%help`, `%labels` | of the last stage; \
 what it leaves out is as in its base |
 | `%test` | run at the end, without `--notest` |
 | `%pre`, `%setup` | refused: they would run on the host |
-| `%appinstall` and the other sections of applications | refused: not built yet |
+| `%appinstall NAME`, `%appfiles`, `%appenv`, `%apprun`, `%appstart`, `%apptest`, \
+`%applabels`, `%apphelp` | an application in `/scif/apps/NAME`, for `--app NAME`. %appinstall \
+begins there, after %post, in a shell of its own; with `--section` each is done with the section \
+of its kind |
 | `Bootstrap: library`, `shub`, `oras`, `docker-daemon`, `debootstrap`, \
 `yum`, `dnf`, `zypper`, `arch`, `busybox` | refused |
 """
