@@ -40,7 +40,6 @@ _ARCHIVES = ("docker-archive", "oci", "oci-archive")
 _REFUSED = {
     "library": ("there is no library", "use Bootstrap: docker"),
     "shub": ("Singularity Hub was closed", "use Bootstrap: docker"),
-    "oras": ("a SIF file in a registry is pulled first", "pull it, and use Bootstrap: localimage"),
     "docker-daemon": ("there is no daemon", "use docker save, and Bootstrap: docker-archive"),
     **dict.fromkeys(
         ("yum", "dnf", "zypper", "arch", "busybox", "debootstrap", "mmdebstrap"),
@@ -104,7 +103,7 @@ def check(definition: Definition, sections: Collection[str] = ()) -> None:
         if kind in _REFUSED:
             why, use = _REFUSED[kind]
             raise DefinitionError(f"Bootstrap: {kind} is not supported: {why}", use, stage.line)
-        if kind not in ("docker", "localimage", "scratch", *_ARCHIVES):
+        if kind not in ("docker", "localimage", "oras", "scratch", *_ARCHIVES):
             raise DefinitionError(
                 f"Bootstrap: {kind}: there is no such kind", "use Bootstrap: docker", stage.line
             )
@@ -120,12 +119,15 @@ def check(definition: Definition, sections: Collection[str] = ()) -> None:
 
 
 def images(definition: Definition) -> dict[int, str]:
-    """Return the local images that are needed: index of a stage -> From, as typed."""
-    return {
-        index: stage.header["from"]
-        for index, stage in enumerate(definition.stages)
-        if stage.header["bootstrap"].lower() == "localimage"
-    }
+    """Return the images that are files or directories: index of a stage -> path, or a URI."""
+    found = {}
+    for index, stage in enumerate(definition.stages):
+        kind, source = stage.header["bootstrap"].lower(), stage.header.get("from", "")
+        if kind == "localimage":
+            found[index] = os.path.abspath(source)
+        elif kind == "oras":
+            found[index] = f"oras://{registry_name(stage)}"
+    return found
 
 
 def archives(definition: Definition) -> dict[int, str]:
@@ -140,9 +142,10 @@ def archives(definition: Definition) -> dict[int, str]:
 
 
 def registry_name(stage: TextStage) -> str:
-    """Return the name of the image that a stage of `Bootstrap: docker` begins with."""
+    """Return the name of what a stage of `Bootstrap: docker`, or `oras`, begins with."""
     parts = [stage.header.get(key, "").strip("/") for key in ("registry", "namespace")]
-    return "/".join([*filter(None, parts), stage.header["from"].removeprefix("docker://")])
+    name = stage.header["from"].removeprefix("docker://").removeprefix("oras://")
+    return "/".join([*filter(None, parts), name])
 
 
 def context_name(index: int) -> str:

@@ -14,6 +14,7 @@ from rootless.engine import idmap_policy
 from rootless.engine.build import definition as language
 from rootless.engine.build.build import Given, build
 from rootless.engine.build.context import Context
+from rootless.engine.build.remote import image_files
 from rootless.engine.build.request import BuildRequest
 from rootless.engine.images import flatten, sandbox
 from rootless.errors import RlessError, escape
@@ -169,13 +170,16 @@ def _open_bases(
 ) -> dict[int, language.Base]:
     """Return the local images that stages begin with, as directories."""
     found = {}
-    for index, name in language.images(definition).items():
-        path = os.path.abspath(name)
-        if not os.path.exists(path):
+    for index, path in language.images(definition).items():
+        stage = definition.stages[index]
+        if path.startswith("oras:"):
+            asks, platform = wanted.fresh, wanted.platform or None
+            path = image_files.held(path, asks=asks, platform=platform, quiet=wanted.quiet)
+        elif not os.path.exists(path):
             raise DefinitionError(
-                f"From: {name}: there is no such file or directory",
+                f"From: {stage.header['from']}: there is no such file or directory",
                 None,
-                definition.stages[index].line,
+                stage.line,
             )
         if os.path.isdir(path):
             image = image_file.read_tree(path)

@@ -387,6 +387,10 @@ def prune(
         lines += said
     freed = remover.Freed()
     remover.collect_into(freed, store)
+    if everything and not given:
+        from rootless.image.store import image_files
+
+        freed.bytes += image_files.clear(store.root)
     if freed.is_left:
         log.warn("a pull is at work: layers that nothing needs stay until the next prune")
     done: set[str] = set()

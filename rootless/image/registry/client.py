@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rootless.image.model.reference import Reference
     from rootless.image.registry.connections import Response
     from rootless.image.registry.progress import Progress
-    from rootless.oci.image_spec import Descriptor
+    from rootless.oci.image_spec import Descriptor, Manifest
 
 _PLATFORM = ("architecture", "os", "os.version", "os.features", "variant")
 
@@ -163,24 +163,7 @@ class Registry:
     def _find(self, endpoint: Endpoint, asked: PlatformRequest, kinds: Sequence[str]) -> Found:
         from rootless.image.layer.layers import LayerBlob  # not for what is there
 
-        reference = self._reference
-        wanted = reference.digest or reference.tag or "latest"
-        data, declared = self._manifest(endpoint, wanted, limits.JSON_BYTES)
-        top = sha256(data)
-        if reference.digest and top != reference.digest:
-            raise manifest.ManifestError(f"{self._what}: the registry sent something else: {top}")
-
-        def fetch(descriptor: Descriptor, what: str) -> bytes:
-            child, kind = self._manifest(endpoint, descriptor["digest"], descriptor["size"])
-            manifest.verify(child, descriptor, what)
-            if kind in (*spec.INDEXES, *spec.MANIFESTS) and kind != descriptor["mediaType"]:
-                raise manifest.ManifestError(
-                    f"{what} is sent as {kind}, but was announced as "
-                    f"{escape(descriptor['mediaType'])[:100]}"
-                )
-            return child
-
-        data, content = manifest.resolve(data, declared, asked, fetch, self._what, kinds)
+        digests, data, content = self._resolve(endpoint, asked, kinds)
         what = f"{self._what}: image config"
         config_data = manifest.verify(
             endpoint.read(
@@ -203,12 +186,36 @@ class Registry:
         ]
         return Found(
             manifest=data,
-            digests=list(dict.fromkeys([top, sha256(data)])),
+            digests=digests,
             config_data=config_data,
             config=config,
             image_id=content["config"]["digest"],
             layers=layers,
         )
+
+    def _resolve(
+        self, endpoint: Endpoint, asked: PlatformRequest, kinds: Sequence[str]
+    ) -> tuple[list[str], bytes, Manifest]:
+        """Return the digests of what the name means now, its manifest, and what that says."""
+        reference = self._reference
+        wanted = reference.digest or reference.tag or "latest"
+        data, declared = self._manifest(endpoint, wanted, limits.JSON_BYTES)
+        top = sha256(data)
+        if reference.digest and top != reference.digest:
+            raise manifest.ManifestError(f"{self._what}: the registry sent something else: {top}")
+
+        def fetch(descriptor: Descriptor, what: str) -> bytes:
+            child, kind = self._manifest(endpoint, descriptor["digest"], descriptor["size"])
+            manifest.verify(child, descriptor, what)
+            if kind in (*spec.INDEXES, *spec.MANIFESTS) and kind != descriptor["mediaType"]:
+                raise manifest.ManifestError(
+                    f"{what} is sent as {kind}, but was announced as "
+                    f"{escape(descriptor['mediaType'])[:100]}"
+                )
+            return child
+
+        data, content = manifest.resolve(data, declared, asked, fetch, self._what, kinds)
+        return list(dict.fromkeys([top, sha256(data)])), data, content
 
     def _manifest(self, endpoint: Endpoint, wanted: str, most: int) -> tuple[bytes, str]:
         """Return a manifest's bytes and Content-Type."""

@@ -120,7 +120,7 @@ def push(
     Where it runs: on the host; the caller must have no second thread (layers are read by
     processes in a user namespace).
     """
-    with _endpoint(destination) as endpoint:
+    with endpoint_of(destination) as endpoint:
         packing = packing or Packing()
         work = _Push(image, destination, store, endpoint, progress, packing, scratch)
         return work.run(signers, keep=not remove_signatures)
@@ -141,7 +141,7 @@ def push_index(
     Raises:
         RlessError: as of `push`.
     """
-    with _endpoint(destination) as endpoint:
+    with endpoint_of(destination) as endpoint:
         made: list[dict[str, Any]] = []
         for image in images:
             work = _Push(image, destination, store, endpoint, progress, packing, scratch)
@@ -154,7 +154,7 @@ def push_index(
 
 
 @contextlib.contextmanager
-def _endpoint(destination: Reference) -> Iterator[Endpoint]:
+def endpoint_of(destination: Reference) -> Iterator[Endpoint]:
     """Give where to push to, for a `with` block.
 
     Raises:

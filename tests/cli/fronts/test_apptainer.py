@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import subprocess
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.lib import flat as made
 from tests.lib import images
 from tests.lib.fronts import Front
 from tests.lib.product import Product, own_rless, rless, shared_product, wait_for
+from tests.lib.web_server import Page, WebServer
 
 __all__ = ["own_rless", "rless", "shared_product"]
 
@@ -345,3 +348,67 @@ def test_instance_lives_and_its_name_is_free_again(apptainer: Front, pictures: P
         assert "no instance found" in apptainer("exec", "instance://web", "true").expect(255).err
     finally:
         apptainer("instance", "stop", "--all", "--force")
+
+
+# -- files from elsewhere ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[str]:
+    with images.registry() as host:
+        yield host
+
+
+@pytest.mark.needs("docker-registry")
+def test_file_goes_to_a_registry_and_comes_back(
+    apptainer: Front, rless: Product, pictures: Path, registry: str, tmp_path: Path
+) -> None:
+    """push and pull of oras://, exec without the network afterwards, a tag that moves."""
+    uri = f"oras://{registry}/lab/tool:1"
+    apptainer("push", str(pictures / "tool:1"), uri).expect()
+    address = f"http://{registry}/v2/lab/tool/manifests/1"
+    wanted = urllib.request.Request(
+        address, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}
+    )
+    with urllib.request.urlopen(wanted) as answer:
+        document = json.load(answer)
+    assert document["layers"][0]["mediaType"] == "application/vnd.sylabs.sif.layer.v1.sif"
+    assert apptainer("run", uri, "a").expect().out == "run: a\n"
+    apptainer("pull", uri, cwd=tmp_path).expect()
+    assert (tmp_path / "tool_1.sif").read_bytes() == (pictures / "tool:1").read_bytes()
+    assert (tmp_path / "tool_1.sif").stat().st_mode & 0o111
+    apptainer("push", str(pictures / "plain.img"), uri).expect()
+    assert apptainer("run", uri, "a").expect().out == "run: a\n"  # as it was fetched
+    apptainer("pull", "--force", uri, cwd=tmp_path).expect()
+    assert (tmp_path / "tool_1.sif").read_bytes() == (pictures / "plain.img").read_bytes()
+    (tmp_path / "x.def").write_text(f"Bootstrap: oras\nFrom: {uri}\n%post\n echo made > /made\n")
+    apptainer("build", "x.sif", "x.def", cwd=tmp_path).expect()
+    assert apptainer("exec", "x.sif", "cat", "/made", cwd=tmp_path).expect().out == "made\n"
+    done = apptainer("exec", f"oras://{registry}/lab/none:1", "true").expect(255)
+    assert done.err.startswith("FATAL:   ") and "has no such image" in done.err
+    assert done.err.count("\n") == 1
+    rless("push", rless.image, f"{registry}/image:1").expect()
+    done = apptainer("exec", f"oras://{registry}/image:1", "true").expect(255)
+    assert "is no SIF file" in done.err and "docker://" in done.err
+    assert len(list((rless.storage / "files").glob("*.sif"))) == 2
+    apptainer("cache", "clean", "-f").expect()
+    assert not list((rless.storage / "files").iterdir())
+
+
+def test_file_of_a_web_server(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    with WebServer() as server:
+        server.pages["/tool.sif"] = Page((pictures / "tool:1").read_bytes(), {"ETag": '"1"'})
+        server.pages["/page.sif"] = Page(b"<html>")
+        uri = server.url("/tool.sif")
+        running = [apptainer.start("run", uri, str(count)) for count in range(3)]
+        said = [process.communicate() for process in running]
+        assert [out for out, _ in said] == [b"run: 0\n", b"run: 1\n", b"run: 2\n"], said
+        assert len(server.asked) == 1
+        apptainer("pull", "--dir", str(tmp_path), uri).expect()
+        assert server.asked[-1].headers["If-None-Match"] == '"1"'
+        assert (tmp_path / "tool.sif").read_bytes() == (pictures / "tool:1").read_bytes()
+        for path, said_of in (("/page.sif", "is no image file"), ("/no.sif", "answers 404")):
+            done = apptainer("exec", server.url(path), "true").expect(255)
+            assert said_of in done.err and done.err.count("\n") == 1, done
+        done = apptainer("pull", "no.sif", server.url("/no.sif"), cwd=tmp_path).expect(255)
+        assert os.listdir(tmp_path) == ["tool.sif"]

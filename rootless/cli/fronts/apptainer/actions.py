@@ -49,7 +49,8 @@ def main(verb: str, argv: list[str], quiet: bool) -> int:
     if verb == "shell" and command:
         log.warn("arguments of a shell are ignored: use `exec`")
         command = []
-    found = Image(image, keep_open=True)
+    asks = bool(values.get("disable_cache"))
+    found = Image(image, keep_open=True, asks=asks, quiet=quiet)
     request = request_of(verb, values, found, command, quiet=quiet)
     if values.get("sharens"):
         from rootless.engine.attach.foreground import of_launcher

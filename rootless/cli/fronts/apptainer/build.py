@@ -7,9 +7,9 @@ from contextlib import nullcontext
 
 from rootless import log
 from rootless.cli.fronts.apptainer import parse
-from rootless.cli.fronts.apptainer.images import Image, log_in
+from rootless.cli.fronts.apptainer.images import Image, fetched, log_in
 from rootless.cli.fronts.apptainer.pull import engine_name, inform
-from rootless.cli.fronts.apptainer.table import SCHEMES, FrontVerb
+from rootless.cli.fronts.apptainer.table import FILE_SCHEMES, SCHEMES, FrontVerb
 from rootless.errors import RlessError, escape
 
 TYPE_CHECKING = False
@@ -135,7 +135,7 @@ def _of_definition(source: str, target: str, values: dict[str, Any], quiet: bool
     for name in found.unused:
         log.warn(f"--build-arg {name}: nothing in {source} uses it")
     for stage in found.stages:
-        if stage.header["bootstrap"].lower() == "docker" and stage.header.get("from"):
+        if stage.header["bootstrap"].lower() in ("docker", "oras") and stage.header.get("from"):
             log_in(registry_name(stage))
     sections = parse.commas(values.get("sections", []))
     for one in sections:
@@ -175,6 +175,11 @@ def _of_image(source: str, target: str, values: dict[str, Any], quiet: bool) -> 
             else:
                 flatten(name, path, sif=True, force=True, platform=platform, quiet=quiet)
             return
+        if not os.path.exists(source) and source.partition(":")[0] in FILE_SCHEMES:
+            if not sandbox:
+                fetched(source, path, platform=platform, quiet=quiet)
+                return
+            source = fetched(source, asks=True, platform=platform, quiet=quiet)
         image = Image(source)
         if image.tree:
             if sandbox:

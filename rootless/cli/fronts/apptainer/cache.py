@@ -45,14 +45,17 @@ def main(verb: str, argv: list[str], quiet: bool) -> int:
     if f"cache {word}" not in VERBS:
         raise RlessError(f"cache {word} is not known", "use list or clean")
     values, _ = parse.parse(VERBS[f"cache {word}"], argv[1:])
+    from rootless import paths
     from rootless.engine.images import images
+    from rootless.image.store import image_files
 
     if word == "list" or values.get("dry"):
-        rows = images.list_images()
+        sizes = [(row["name"] or row["id"], row["size"]) for row in images.list_images()]
+        sizes += image_files.sizes(paths.storage_root()).items()
         if values.get("verbose"):
-            streams.write("".join(f"{row['name'] or row['id']}\n" for row in rows))
-        size = output.human_size(sum(row["size"] for row in rows))
-        streams.write(f"There are {len(rows)} images using {size} of space\n")
+            streams.write("".join(f"{name}\n" for name, _ in sizes))
+        size = output.human_size(sum(size for _, size in sizes))
+        streams.write(f"There are {len(sizes)} images using {size} of space\n")
         return 0
     if not values.get("force"):
         from rootless.cli.confirm import confirmed

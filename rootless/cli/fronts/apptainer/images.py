@@ -6,12 +6,14 @@ import os
 
 from rootless import paths
 from rootless.cli.fronts.apptainer.parse import variable
-from rootless.cli.fronts.apptainer.table import REFUSED_SCHEMES, SCHEMES
+from rootless.cli.fronts.apptainer.table import FILE_SCHEMES, REFUSED_SCHEMES, SCHEMES
 from rootless.engine.start.image_argument import ImageArgument
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from rootless.image.squashfs.image_file import ImageFile
 
 
@@ -28,11 +30,15 @@ class Image:
 
     __slots__ = ("argument", "found", "name", "shown", "tree")
 
-    def __init__(self, text: str, *, keep_open: bool = False) -> None:
+    def __init__(
+        self, text: str, *, keep_open: bool = False, asks: bool = False, quiet: bool = False
+    ) -> None:
         """Find it.
 
         Args:
             keep_open: a file is opened for the engine.
+            asks: ask again for a file that was fetched before.
+            quiet: show no progress.
 
         Raises:
             RlessError: it is neither, or cannot be read.
@@ -51,9 +57,12 @@ class Image:
             if colon and scheme in REFUSED_SCHEMES:
                 why, use = REFUSED_SCHEMES[scheme]
                 raise RlessError(f"{text}: {scheme}:// is not supported: {why}", use)
-            raise RlessError(
-                f"could not open image {os.path.abspath(text)}: there is no such file or directory"
-            )
+            if not colon or scheme not in FILE_SCHEMES:
+                raise RlessError(
+                    f"could not open image {os.path.abspath(text)}: there is no such file or "
+                    "directory"
+                )
+            text = fetched(text, asks=asks, quiet=quiet)
         path = self.name = self.shown = os.path.abspath(text)
         if os.path.isdir(path):
             from rootless.image.squashfs.image_file import read_tree
@@ -72,6 +81,22 @@ class Image:
             and self.found.made_by == "apptainer"
             and "Entrypoint" in self.found.config
         )
+
+
+def fetched(uri: str, target: str = "", *, quiet: bool = False, **more: Any) -> str:
+    """Return the path of an image file that a URI names, or write it to a target.
+
+    Args:
+        more: see `engine.build.remote.image_files`.
+    """
+    from rootless.engine.build.remote import image_files
+
+    if uri.startswith("oras:"):
+        log_in(uri.removeprefix("oras://"))
+    if not target:
+        return image_files.held(uri, quiet=quiet, **more)
+    image_files.copy(uri, target, quiet=quiet, **more)
+    return target
 
 
 def log_in(name: str) -> None:

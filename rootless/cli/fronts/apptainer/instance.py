@@ -113,7 +113,8 @@ def _start(verb: str, values: dict[str, Any], args: list[str], quiet: bool) -> i
     if any(name == one for one, _ in instances()):
         raise RlessError(f"instance {name} already exists", "stop it, or choose another name")
     values = {"no_init": False, **values, "pid": True}
-    found = Image(image, keep_open=True)
+    asks = bool(values.get("disable_cache"))
+    found = Image(image, keep_open=True, asks=asks, quiet=quiet)
     request = actions.request_of(verb, values, found, command, quiet=quiet, detach=True)
     request = request.replace(name=name, labels={LABEL: name}, init=True, interactive=False)
     code = run(request, argument=found.argument, says_id=False)

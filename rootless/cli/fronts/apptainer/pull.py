@@ -6,7 +6,7 @@ import os
 
 from rootless.cli import streams
 from rootless.cli.fronts.apptainer import parse, table
-from rootless.cli.fronts.apptainer.images import log_in, reference
+from rootless.cli.fronts.apptainer.images import fetched, log_in, reference
 from rootless.cli.fronts.apptainer.table import FrontVerb
 from rootless.errors import RlessError, escape
 
@@ -52,15 +52,20 @@ def main(verb: str, argv: list[str], quiet: bool) -> int:
     """Write the file."""
     values, args = parse.parse(VERBS[verb], argv)
     uri = args[-1]
-    name = engine_name(uri)
+    is_file = uri.partition(":")[0] in table.FILE_SCHEMES
+    name = "" if is_file else engine_name(uri)
     file = args[0] if len(args) > 1 else values.get("name") or default_name(uri)
     directory = values.get("dir") or parse.variable("PULLFOLDER")
     path = os.path.abspath(os.path.join(directory, file) if directory else file)
     if os.path.lexists(path) and not values.get("force"):
         raise RlessError(f"{escape(path)} already exists: it is not replaced", "use --force")
+    platform = f"linux/{values['arch']}" if "arch" in values else None
+    if is_file:
+        inform(f"Downloading {uri}", quiet)
+        fetched(uri, path, platform=platform, quiet=quiet)
+        return 0
     from rootless.engine.images.flatten import flatten
 
-    platform = f"linux/{values['arch']}" if "arch" in values else None
     inform(f"Converting {uri} to a SIF file", quiet)
     flatten(name, path, sif=True, force=True, platform=platform, quiet=quiet)
     return 0
@@ -93,8 +98,10 @@ def engine_name(uri: str) -> str:
 def default_name(uri: str) -> str:
     """Return name_tag.sif, as Apptainer names the file of an image."""
     scheme, _, rest = uri.partition(":")
-    last = rest.removeprefix("//").rpartition("/")[2].partition("@")[0]
+    last = rest.removeprefix("//").partition("?")[0].rpartition("/")[2].partition("@")[0]
+    if scheme in ("http", "https"):
+        return last or "image.sif"
     name, _, tag = last.partition(":")
-    if scheme != "docker":
+    if scheme not in ("docker", "oras"):
         name = name.removesuffix(".tar")
     return f"{name}_{tag or 'latest'}.sif"

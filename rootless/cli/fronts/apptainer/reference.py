@@ -26,8 +26,11 @@ rless has the command line of Apptainer. It makes the same containers as `rless 
 spython run on it unchanged.
 
 - **Images**: a SIF file, a squashfs image, also behind a line `#!…`, whatever its name is; a
-  directory; `docker://`, `docker-archive:`, `oci:`, `oci-archive:`. What begins with no such scheme
-  is a path. An image of a registry is run from the storage's layers; nothing is converted.
+  directory; `docker://`, `docker-archive:`, `oci:`, `oci-archive:`; a SIF file in a registry
+  (`oras://`) or on a web server (`http://`, `https://`). What begins with no such scheme is a path.
+  An image of a registry is run from the storage's layers; nothing is converted. A file is fetched
+  once, and kept there too; `pull` asks each time whether it has changed, `exec` with
+  `--disable-cache`.
 - **Who and where**: you, with your groups, umask, limits and time zone, in your working directory
   if that is to be seen inside, else in your home, else in `/`. With `--contain` it is the home.
 - **Files**: the root file system is read-only, and mount points are made where they are missing.
@@ -61,7 +64,7 @@ target is written once all has succeeded, `%test` included.
 | | |
 |---|---|
 | `Bootstrap:` | `docker` with `Registry:` and `Namespace:`, `docker-archive`, `oci`, \
-`oci-archive`, `localimage` (a SIF file, a squashfs image, a sandbox), `scratch` |
+`oci-archive`, `localimage` (a SIF file, a squashfs image, a sandbox), `oras`, `scratch` |
 | `Stage:` | names a stage; `%files from STAGE` copies from it |
 | `%arguments`, `{{ NAME }}` | defaults of build arguments, for `--build-arg` and \
 `--build-arg-file`. A value is put into its line and makes no section of its own |
@@ -79,7 +82,7 @@ what it leaves out is as in its base |
 `%applabels`, `%apphelp` | an application in `/scif/apps/NAME`, for `--app NAME`. %appinstall \
 begins there, after %post, in a shell of its own; with `--section` each is done with the section \
 of its kind |
-| `Bootstrap: library`, `shub`, `oras`, `docker-daemon`, `debootstrap`, \
+| `Bootstrap: library`, `shub`, `docker-daemon`, `debootstrap`, \
 `yum`, `dnf`, `zypper`, `arch`, `busybox` | refused |
 """
 

@@ -203,6 +203,7 @@ def _action(name: str, usage: str, about: str, least: int = 1) -> FrontVerb:
 MODULES = {
     **dict.fromkeys(("exec", "run", "shell", "test"), "actions"),
     "pull": "pull",
+    "push": "push",
     "build": "build",
     "inspect": "inspect",
     "run-help": "inspect",
@@ -223,7 +224,6 @@ REFUSED_VERBS = {
     "registry": ("a registry is logged in to by rless", "use `rless login`"),
     "oci": ("an OCI bundle is run by its runtime", "use `rless-oci`"),
     "overlay": ("an overlay is a directory, which is made when it is used", "use --overlay DIR"),
-    "push": ("SIF files are not pushed", "use `rless push` for an image"),
     "search": ("there is no library", "use `rless search` for a registry"),
     "delete": ("there is no library", "delete a tag in its registry"),
     "keyserver": ("keys are gpg's and cosign's own", "see `rless image trust --help`"),
@@ -232,13 +232,11 @@ REFUSED_VERBS = {
 REFUSED_SCHEMES = {
     "library": ("there is no library", "use docker://"),
     "shub": ("Singularity Hub was closed", "use docker://"),
-    "oras": ("a SIF file in a registry is not fetched", "use docker://"),
     "ipfs": ("IPFS is not spoken", "fetch the file, and name it"),
     "docker-daemon": ("there is no daemon", "use docker-archive: with `docker save`"),
-    "http": ("a file is not fetched", "fetch it with curl, and name it"),
-    "https": ("a file is not fetched", "fetch it with curl, and name it"),
 }
 SCHEMES = ("docker", "docker-archive", "oci", "oci-archive")
+FILE_SCHEMES = ("oras", "http", "https")  # of image files
 
 EXEC = _action("exec", "[OPTIONS] IMAGE COMMAND [ARG...]", "Run a command in a container", least=2)
 RUN = _action("run", "[OPTIONS] IMAGE [ARG...]", "Run what the image is for")
