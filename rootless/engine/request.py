@@ -204,6 +204,9 @@ class ImageChoice(Requested):
     quiet: Final[bool] = False
     driver: Final[str | None] = None  # overlay, fuse-overlayfs, copy; None: by trying
     overlay: Final[str | None] = None  # absolute: a directory of the user's for the writable layer
+    above: Final[
+        tuple[str, ...]
+    ] = ()  # absolute: directories and image files on it, the last on top
 
 
 class Identity(Requested):

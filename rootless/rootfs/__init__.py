@@ -224,6 +224,7 @@ def mount_directory(
     workspace: str,
     idmap: IdMap,
     *,
+    above: Sequence[str] = (),
     driver: str | None = None,
     volatile: bool = False,
     place: str | None = None,
@@ -232,6 +233,7 @@ def mount_directory(
 
     Args:
         path: `DIR`, written to directly, or `DIR:O`, kept as it is.
+        above: for `DIR:O`, directories between it and the writable layer.
         driver: for `DIR:O` use this one only.
         place: for `DIR:O`, as for `mount`.
 
@@ -244,7 +246,8 @@ def mount_directory(
         why = "is not a directory" if os.path.lexists(directory) else "does not exist"
         raise RlessError(f"--rootfs: {directory} {why}")
     if over:
-        return mount([directory], workspace, idmap, driver=driver, volatile=volatile, place=place)
+        layers = [directory, *above]
+        return mount(layers, workspace, idmap, driver=driver, volatile=volatile, place=place)
     return Mounted(directory, "directory", layers=[directory])
 
 

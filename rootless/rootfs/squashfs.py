@@ -44,6 +44,7 @@ def mount(
     *,
     begun: Begun | None = None,
     ahead: bytes = b"",
+    above: Sequence[str] = (),
     driver: str | None = None,
     volatile: bool = False,
     place: str | None = None,
@@ -56,17 +57,19 @@ def mount(
         cache: where images are unpacked if there is no FUSE; a private directory.
         begun: its mount, where that was made ahead.
         ahead: what will be wanted of it (`rootfs.prefetch`), where that was not told before.
+        above: directories between the image and the writable layer.
         driver, place: of the union on top; as for `rootless.rootfs.mount`.
 
     Raises:
         RlessError: the file is gone or another one, or nothing can mount or unpack it.
     """
     lower = show(path, offset, identity, workspace, idmap, cache, begun, ahead)
+    layers = [lower.path, *above]
     try:
         if place is not None:
-            mounted = mount_layers([lower.path], workspace, idmap, driver=driver, place=place)
+            mounted = mount_layers(layers, workspace, idmap, driver=driver, place=place)
         else:
-            mounted = _union(lower.path, workspace, idmap, driver, volatile)
+            mounted = _union(layers, workspace, idmap, driver, volatile)
     except BaseException:
         lower.close()
         raise
@@ -83,19 +86,21 @@ def mount(
     return mounted
 
 
-def _union(lower: str, workspace: str, idmap: IdMap, driver: str | None, volatile: bool) -> Mounted:
-    """Mount a writable layer over a directory; in memory where the storage can hold none.
+def _union(
+    layers: Sequence[str], workspace: str, idmap: IdMap, driver: str | None, volatile: bool
+) -> Mounted:
+    """Mount a writable layer over directories; in memory where the storage can hold none.
 
     A home on a network file system is no place for the layer, and copying the whole image there
     the last thing that a job wants. Only for a container that is removed at its end.
     """
     if driver is not None or not volatile:
-        return mount_layers([lower], workspace, idmap, driver=driver, volatile=volatile)
+        return mount_layers(layers, workspace, idmap, driver=driver, volatile=volatile)
     refused: list[str] = []
     for name in DRIVERS[:2]:
         for in_memory in (False, True):
             try:
-                mounted = _mount_with(name, lower, workspace, in_memory)
+                mounted = _mount_with(name, layers, workspace, in_memory)
             except RlessError as error:
                 check_fatal(error, ())
                 place = "memory" if in_memory else "the storage"
@@ -103,12 +108,12 @@ def _union(lower: str, workspace: str, idmap: IdMap, driver: str | None, volatil
                 continue
             mounted.why = refused
             return mounted
-    mounted = mount_layers([lower], workspace, idmap, driver="copy", volatile=volatile)
+    mounted = mount_layers(layers, workspace, idmap, driver="copy", volatile=volatile)
     mounted.why = refused + mounted.why
     return mounted
 
 
-def _mount_with(name: str, lower: str, workspace: str, in_memory: bool) -> Mounted:
+def _mount_with(name: str, layers: Sequence[str], workspace: str, in_memory: bool) -> Mounted:
     mounted = Mounted(f"{workspace}/merged", name)
     place = f"{workspace}/memory" if in_memory else workspace
     os.makedirs(mounted.path, 0o700, exist_ok=True)
@@ -116,14 +121,14 @@ def _mount_with(name: str, lower: str, workspace: str, in_memory: bool) -> Mount
         os.makedirs(place, 0o700, exist_ok=True)
         mounts.mount("tmpfs", place, "tmpfs", mounts.MS_NODEV, "mode=700")
     try:
-        overlay.prepare(place, lower, mount_point=False)
+        overlay.prepare(place, layers[-1], mount_point=False)
         if name == "overlay":
-            mounted.options = overlay.mount([lower], place, mounted.path, volatile=not in_memory)
+            mounted.options = overlay.mount(layers, place, mounted.path, volatile=not in_memory)
         else:
             from rootless.rootfs import fuse_overlayfs
 
             mounted.options, pid = fuse_overlayfs.mount(
-                [lower], place, mounted.path, volatile=not in_memory
+                layers, place, mounted.path, volatile=not in_memory
             )
             mounted.helper_pids.append(pid)
     finally:

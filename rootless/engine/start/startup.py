@@ -46,6 +46,7 @@ from rootless.runtime.host import parent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
     from rootless.engine.attach.foreground import Foreground
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from rootless.engine.state.records import ContainerRecord, HealthCheck
     from rootless.oci.runtime_spec import Namespace
     from rootless.rootfs import Mounted
+    from rootless.rootfs.above import Above
     from rootless.runtime.cgroup.base import Cgroup
     from rootless.runtime.host.parent import Begun
 
@@ -352,6 +354,32 @@ class Startup:
         return not any(one["type"] == "pid" and not one.get("path") for one in namespaces)
 
     def _mount(self) -> Mounted:
+        above = self._show_above() if self.context.request.above else None
+        if above is None:
+            return self._mount_root(())
+        try:
+            mounted = self._mount_root(above.paths)
+        except BaseException:
+            above.close()
+            raise
+        above.hand_over(mounted)
+        return mounted
+
+    def _show_above(self) -> Above:
+        """Show the user's layers on the image."""
+        from rootless.image.squashfs import image_file
+        from rootless.rootfs.above import Above, Layer
+
+        layers = []
+        for path in self.context.request.above:
+            layer = Layer(path)
+            if not os.path.isdir(path):
+                image = image_file.read(path, paths.storage_root())
+                layer = Layer(path, image.offset, image.identity)
+            layers.append(layer)
+        return Above(layers, self.container.directory, self.idmap, self.source.cache)
+
+    def _mount_root(self, above: Sequence[str]) -> Mounted:
         workspace, source = self.container.directory, self.source
         options: dict[str, Any] = {
             "driver": source.driver,
@@ -382,13 +410,18 @@ class Startup:
                 source.cache,
                 begun=self.sandbox.server,
                 ahead=words,
+                above=above,
                 **options,
             )
         elif source.kind == "directory":
-            mounted = rootfs.mount_directory(source.path, workspace, self.idmap, **options)
+            mounted = rootfs.mount_directory(
+                source.path, workspace, self.idmap, above=above, **options
+            )
         else:
             mounted = rootfs.mount(
-                source.layers, workspace, self.idmap, whiteouts=source.whiteouts, **options
+                *([*source.layers, *above], workspace, self.idmap),
+                whiteouts=source.whiteouts,
+                **options,
             )
         if self.context.links:
             from rootless.engine.spec import cdi

@@ -95,6 +95,47 @@ def test_root_is_read_only_unless_asked(apptainer: Front, pictures: Path, tmp_pa
     assert "is not a directory" in apptainer("exec", "-w", image, "true").expect(255).err
 
 
+def test_overlays_lie_on_each_other(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    """Directories that were written to, a squashfs image, and one for what is changed, at once."""
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "which").write_text(f"{name}\n")
+        (tmp_path / name / name).write_text("")
+    made.mksquashfs(tmp_path / "two", tmp_path / "two.sqsh")
+    for image in (str(pictures / "plain.img"), str(pictures / "plain")):
+        kept = tmp_path / f"kept{len(image)}"
+        words = ("-o", str(kept), image, "sh", "-c")
+        apptainer("exec", *words, "rm /bin/cp; echo changed > /changed").expect()
+        words = ("-o", f"{tmp_path}/one:ro,{tmp_path}/two.sqsh", "-o", f"{kept}:ro", image)
+        script = "cat /which /changed; ls /one /two /bin/sh; ls /bin/cp; touch /no"
+        done = apptainer("exec", *words, "sh", "-c", script).expect(1)
+        assert done.lines() == ["two", "changed", "/bin/sh", "/one", "/two"]
+        assert "/bin/cp: No such file" in done.err and "/no: Read-only" in done.err
+        words = ("-o", f"{tmp_path}/three:ro", "-o", str(tmp_path / "own"), *words[2:])
+        apptainer("exec", *words, "sh", "-c", "test -f /three && touch /yes").expect()
+        assert (tmp_path / "own" / "upper" / "yes").exists()
+        assert sorted(os.listdir(tmp_path / "three")) == ["three", "which"]
+
+
+def test_overlays_that_cannot_be(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    image, one, two = str(pictures / "plain.img"), str(tmp_path / "one"), str(tmp_path / "two")
+    (tmp_path / "ext3").write_bytes(bytes(1080) + b"\x53\xef" + bytes(3000))
+    for words, said in (
+        (("-o", one, "-o", two), "cannot both be written to; add :ro to the others"),
+        (("-o", f"{tmp_path}/no:ro"), "no: No such file"),
+        (("-o", f"{tmp_path}/ext3"), "is an ext3 image, which only root can mount; unpack it"),
+        (("-o", f"{image}:rw"), "an image file is only read"),
+    ):
+        done = apptainer("exec", *words, image, "true").expect(255)
+        assert said in done.err and done.err.count("\n") == 1, done
+    running = apptainer.start("exec", "-o", one, image, "sh", "-c", "echo in; read line",
+                              stdin=subprocess.PIPE)  # fmt: skip
+    assert running.stdout is not None and running.stdout.read(3) == b"in\n"
+    done = apptainer("exec", "-o", f"{one}:ro", image, "true").expect(255)
+    assert "is the writable layer of a container that runs" in done.err
+    running.communicate()
+
+
 @pytest.mark.needs("unsquashfs")
 def test_overlay_over_an_unpacked_image_locks_both(
     apptainer: Front, pictures: Path, tmp_path: Path

@@ -91,6 +91,7 @@ def request_of(
     """
     values = expand(values)
     places = Places(values)
+    writable, above = _overlays(values)
     told = {
         "CONTAINER": image.shown,
         "NAME": os.path.basename(image.shown),
@@ -105,7 +106,9 @@ def request_of(
     if terminal and "TERM" in os.environ:
         environment.over.setdefault("TERM", os.environ["TERM"])
     fields = _fields(values)
-    fields.update(_image(values, image), mounts=list(places.mounts.values()), tty=terminal)
+    fields.update(
+        _image(values, image, writable), mounts=list(places.mounts.values()), tty=terminal
+    )
     if detach:
         fields.update(detach=True, rm=True)
     words = ["-"] if "rootfs" in fields else [image.name]
@@ -118,7 +121,8 @@ def request_of(
         workdirs=places.workdirs,
         user_home=places.home,
         env_under=[*environment.under, *(_env_of(image) if image.tree else ())],
-        overlay=_overlay(values),
+        overlay=writable,
+        above=above,
         quiet=quiet,
     )
 
@@ -184,7 +188,7 @@ def _program(
     }
 
 
-def _image(values: dict[str, Any], image: Image) -> dict[str, Any]:
+def _image(values: dict[str, Any], image: Image, overlay: str | None) -> dict[str, Any]:
     """Return what the root file system is, and whether it can be written to."""
     writable = bool(values.get("writable"))
     if writable and not image.tree:
@@ -194,36 +198,21 @@ def _image(values: dict[str, Any], image: Image) -> dict[str, Any]:
         )
     if writable and values.get("overlay"):
         raise RlessError("--writable and --overlay contradict each other")
-    changes = writable or values.get("writable_tmpfs") or _overlay(values) is not None
+    changes = writable or values.get("writable_tmpfs") or overlay is not None
     found: dict[str, Any] = {"read_only": not changes}
     if image.tree:
         found["rootfs"] = image.tree if writable else f"{image.tree}:O"
     return found
 
 
-def _overlay(values: dict[str, Any]) -> str | None:
-    given: list[str] = values.get("overlay", [])
-    if not given:
-        return None
-    if len(given) > 1:
-        raise RlessError("--overlay: one directory is all that is supported")
-    path, _, mode = str(given[0]).partition(":")
-    if mode not in ("", "rw"):
-        raise RlessError(
-            f"--overlay: {given[0]}: an overlay that is only read is not supported",
-            "copy it, or bind what is in it",
-        )
-    path = os.path.abspath(path)
-    try:
-        os.makedirs(path, exist_ok=True)
-    except FileExistsError:
-        raise RlessError(
-            f"--overlay: {path} is an image, and only a directory is supported",
-            "name a directory, which is made if it is missing",
-        ) from None
-    except OSError as error:
-        raise RlessError(f"--overlay: cannot make {path}: {error.strerror}") from error
-    return path
+def _overlays(values: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """Return where changes are kept, and what is only read."""
+    if not values.get("overlay"):
+        return None, ()
+    from rootless.cli.fronts.apptainer.overlays import Overlays
+
+    found = Overlays(values["overlay"])
+    return found.writable, tuple(found.above)
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:

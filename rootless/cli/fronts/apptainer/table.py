@@ -56,8 +56,9 @@ _FILES: Group = (
          "Let files of the image be changed, and drop the changes at the end"),
         ("--writable -w", "", "flag", "writable", "boolean",
          "Change the files of an image that is a directory"),
-        ("--overlay -o", "DIR", "list", "overlay", "required",
-         "Keep what is changed in a directory of yours"),
+        ("--overlay -o", "DIR|FILE[:ro][,...]", "list", "overlay", "required",
+         "Keep what is changed in a directory of yours; with :ro, or of a squashfs image, see"
+         " what is in there. The last one is on top"),
         ("--nv", "", "flag", "nv", "boolean", "Add NVIDIA's GPUs, as a CDI file describes them"),
         ("--rocm", "", "flag", "rocm", "boolean", "Add AMD's GPUs, as a CDI file describes them"),
         ("--device", "NAME", "list", "device", "mounts.device", "Add a device by its CDI name"),
