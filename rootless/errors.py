@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 EXIT_TOOL = 125
 EXIT_CANNOT_EXECUTE = 126
 EXIT_NOT_FOUND = 127
 
 # What a line on standard error begins with, by its kind; a front has its own (cli/fronts).
 voice = {"error": "rless: ", "warning": "rless: warning: "}
+# How a front spells the commands in a text for people: it adds a function.
+spellings: list[Callable[[str], str]] = []
 
 # Kinds of errors, for a caller that is a program: a status of HTTP comes from them.
 NOT_FOUND, CONFLICT, INVALID, UNCHANGED, FORBIDDEN, NOT_BUILT, UNAUTHORIZED = (
@@ -96,6 +102,13 @@ def escape(text: str) -> str:
         return text
     # repr() and not the codec of that name: init can load no codec any more.
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def spoken(text: str) -> str:
+    """Return a text for people, with its commands as they are typed under a front's name."""
+    for spell in spellings:
+        text = spell(text)
+    return text
 
 
 def describe(error: OSError) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from rootless.errors import escape, voice
+from rootless.errors import escape, spoken, voice
 
 enabled = False
 _collected: list[str] | None = None
@@ -42,7 +42,7 @@ def warn(message: str) -> None:
     if _collected is not None:
         _collected.append(message)
         return
-    _write(f"{voice['warning']}{escape(message)}\n")
+    _write(f"{voice['warning']}{escape(spoken(message))}\n")
 
 
 def collect() -> list[str]:

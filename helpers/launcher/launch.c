@@ -247,7 +247,7 @@ int become_foreground(char **more, int size)
 
 static bool is_hpc(void)
 {
-	return front && (strcmp(front->name, "apptainer") == 0 || strcmp(front->name, "singularity") == 0);
+	return front && (strcmp(front->name, "apptainer") == 0 || strstr(front->name, "singularity"));
 }
 
 /* Tell whether a word before the verb is a flag whose value is the next one, in any front. */

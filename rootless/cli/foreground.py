@@ -48,9 +48,10 @@ def main() -> int:
 
 def _report(error: BaseException) -> int:
     code = None
-    if launch.front in ("apptainer", "singularity"):
-        from rootless.cli.fronts.voice import failure
+    if launch.front:
+        from rootless.cli.fronts.voice import HPC, failure
 
-        error, code = failure(error)
+        if launch.front in HPC:
+            error, code = failure(error)
     reported = streams.report(error, debug=os.environ.get("RLESS_DEBUG") == "1")
     return reported if code is None else code

@@ -13,7 +13,7 @@ import sys
 from rootless import launch
 from rootless.cli import streams
 from rootless.cli.verb_table import ALIASES, find, group_help, help_text, load
-from rootless.errors import EXIT_TOOL, RlessError
+from rootless.errors import EXIT_TOOL, RlessError, spoken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run_verb(verb: str, args: list[str]) -> int:
     except HelpWanted:
         from rootless.cli.click_app import help_of
 
-        streams.write(help_of(verb))
+        streams.write(spoken(help_of(verb)))
         return 0
     try:
         code: int = module.main(values, rest)

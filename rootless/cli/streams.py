@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from rootless.errors import RlessError, describe, escape, lacks_module, voice
+from rootless.errors import RlessError, describe, escape, lacks_module, spoken, voice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def write(text: str, fd: int = 1) -> None:
 
 def _complain(line: str) -> None:
     try:
-        write(f"{voice['error']}{escape(line)}\n", 2)
+        write(f"{voice['error']}{escape(spoken(line))}\n", 2)
     except (OSError, RlessError):
         pass  # there is no other place to say it
 

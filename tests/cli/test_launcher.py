@@ -13,6 +13,7 @@ import pytest
 
 from rootless import __version__
 from rootless.cli.fronts.versions import LINES, NUMBERS
+from rootless.cli.fronts.voice import HPC
 from tests.lib.compiled import PROGRAMS, ROOT
 
 pytestmark = pytest.mark.needs("compiler")
@@ -266,7 +267,7 @@ def test_version_of_front_needs_no_python(fronts: Path, venv: Prefix, name: str)
     shutil.rmtree(venv.lib)
     number = NUMBERS[name].format(release=__version__)
     line = LINES[name].format(number, release=__version__) + "\n"
-    flags = ["--version"] if name in ("apptainer", "singularity") else ["--version", "-v"]
+    flags = ["--version"] if name in HPC else ["--version", "-v"]
     for flag in flags:
         done = run(fronts / name, flag)
         assert (done.returncode, done.stdout, done.stderr) == (0, line, "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.lib.product import Product, Result, launcher
 
-NAMES = ("apptainer", "docker", "podman", "singularity")
+NAMES = ("apptainer", "docker", "podman", "run-singularity", "singularity")
 
 
 class Front:

@@ -10,6 +10,7 @@ $RLESS_FRONT_VERSION.
 NUMBERS = {
     "apptainer": "1.4.0+rless.{release}",
     "singularity": "1.4.0+rless.{release}",
+    "run-singularity": "1.4.0+rless.{release}",  # what a SIF file that is executed calls
     "docker": "28.0.0",
     "podman": "5.4.0+rless.{release}",
 }
@@ -18,6 +19,7 @@ API = "1.45"  # of Docker, which docker says that it speaks: that of `rless serv
 LINES = {
     "apptainer": "apptainer version {}",
     "singularity": "apptainer version {}",
+    "run-singularity": "apptainer version {}",
     "docker": "Docker version {}, build rless-{release}",
     "podman": "podman version {}",
 }

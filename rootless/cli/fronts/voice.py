@@ -9,10 +9,12 @@ from rootless.errors import (
     EXIT_NOT_FOUND,
     EXIT_TOOL,
     RlessError,
+    spellings,
     voice,
 )
 
-HPC = ("apptainer", "singularity")
+_NOT_OF_FRONTS = {"alias", "config", "service"}  # verbs of Docker's that mean something else
+HPC = ("apptainer", "singularity", "run-singularity")
 FAILURE = 255  # Apptainer's exit code of each failure of the tool
 _OF_RLESS = (1, EXIT_TOOL, EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND)
 # What `runtime.inside.process` says of a program that is not there; clients search the second.
@@ -21,6 +23,7 @@ _EXECUTE, _MISSING = "cannot execute ", "executable file not found in $PATH"
 VOICES = {
     "apptainer": ("FATAL:   ", "WARNING: "),
     "singularity": ("FATAL:   ", "WARNING: "),
+    "run-singularity": ("FATAL:   ", "WARNING: "),
     "docker": ("docker: ", "docker: warning: "),
     "podman": ("Error: ", "podman: warning: "),
 }
@@ -29,6 +32,22 @@ VOICES = {
 def take_voice(front: str) -> None:
     """Print errors and warnings as the front does, from now on."""
     voice["error"], voice["warning"] = VOICES[front]
+    spellings[:] = [lambda text: _spell(text, front)]
+
+
+def _spell(text: str, front: str) -> str:
+    """Return a text with the commands in it under the name of the front, which has them too."""
+    if front not in HPC and "rless " in text:
+        import re
+
+        from rootless.cli.verb_table import ALIASES, VERBS
+
+        verbs = {verb.split()[0] for group in VERBS.values() for verb in group} | {*ALIASES}
+        words = "|".join(sorted(map(re.escape, (verbs - _NOT_OF_FRONTS) | {"VERB", "--help"})))
+        return re.sub(rf"(?<![\w/.-])rless (?=(?:{words})(?![\w-]))", f"{front} ", text)
+    if front == "singularity":
+        return text.replace("`apptainer ", "`singularity ").replace("'apptainer ", "'singularity ")
+    return text
 
 
 def failure(error: BaseException) -> tuple[BaseException, int | None]:

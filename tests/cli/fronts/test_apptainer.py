@@ -73,6 +73,18 @@ def test_exec_is_the_caller_in_her_directory(
     assert done.err == ""
 
 
+def test_sif_file_is_a_program(apptainer: Front, rless: Product, tmp_path: Path) -> None:
+    """Its first line calls run-singularity, which `alias install` makes too."""
+    archive = images.write_docker_archive(
+        images.Image([images.busybox_layer()], {"Entrypoint": ["echo", "ran"]}),
+        tmp_path / "own.tar",
+    )
+    apptainer("pull", "own.sif", f"docker-archive:{archive}", cwd=tmp_path).expect()
+    assert apptainer.sh('"$1/own.sif" it', str(tmp_path)).expect().out == "ran it\n"
+    done = apptainer.sh("run-singularity nosuch.sif").expect(255)
+    assert done.err.startswith("FATAL:   could not open image ")
+
+
 def test_root_is_read_only_unless_asked(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
     image, place = str(pictures / "tool:1"), tmp_path / "changes"
     assert "Read-only" in apptainer("exec", image, "touch", "/x").expect(1).err

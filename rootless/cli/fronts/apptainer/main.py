@@ -10,7 +10,7 @@ from rootless.cli import streams
 from rootless.cli.fronts.apptainer import parse, table
 from rootless.cli.fronts.voice import failure, version, version_line
 from rootless.cli.parse import HelpWanted, did_you_mean
-from rootless.errors import RlessError, escape
+from rootless.errors import RlessError, escape, spoken
 from rootless.linux.process import hide_values
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ def main(argv: list[str], name: str) -> int:
         return code
     except parse.UsageError as error:
         of = f' for command "{error.verb}"' if error.verb else ""
-        streams.write(f"Error{of}: {escape(str(error))}\n", 2)
+        streams.write(f"Error{of}: {escape(spoken(str(error)))}\n", 2)
         return 1
     except (Exception, KeyboardInterrupt) as problem:
         said, found = failure(problem)

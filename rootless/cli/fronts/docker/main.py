@@ -13,7 +13,7 @@ from rootless import config, log
 from rootless.cli import main as rless
 from rootless.cli import streams
 from rootless.cli.verb_table import ALIASES, find, group_help
-from rootless.errors import RlessError
+from rootless.errors import RlessError, spoken
 
 _LEVELS = ("debug", "info", "warn", "error", "fatal")
 _LIMITED = ("run", "create")
@@ -32,7 +32,7 @@ def _dispatch(argv: list[str], name: str) -> int:
         streams.write(_help(name))
         return 0
     if words[0] in ALIASES and words[1:] in ([], ["--help"], ["-h"]):
-        streams.write(group_help(words[0]))
+        streams.write(spoken(group_help(words[0])))
         return 0
     verb, rest = find(words)
     if verb in ("version", "info"):

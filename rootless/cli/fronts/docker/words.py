@@ -10,6 +10,7 @@ from rootless.cli.fronts.versions import API
 from rootless.cli.fronts.voice import version
 from rootless.cli.verbs.system import info
 from rootless.cli.verbs.system.version import VERB
+from rootless.errors import spoken
 from rootless.image.model import platforms
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ def main(verb: str, args: list[str], name: str) -> int:
     except HelpWanted:
         from rootless.cli.click_app import help_of
 
-        streams.write(help_of(verb))
+        streams.write(spoken(help_of(verb)))
         return 0
     template = values.get("format")
     if verb == "info" and name == "docker":

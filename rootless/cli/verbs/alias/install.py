@@ -35,7 +35,7 @@ VERB = Verb(
     least=1,
     most=1,
     examples=(
-        ("All four, in a directory that PATH begins with", "rless alias install ~/bin"),
+        ("All, in a directory that PATH begins with", "rless alias install ~/bin"),
         ("For Snakemake and Nextflow", "rless alias install --names apptainer,singularity ~/bin"),
     ),
 )  # fmt: skip

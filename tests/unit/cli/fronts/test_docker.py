@@ -17,11 +17,12 @@ from rootless.service.http import API_VERSION, version_text
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+def restored(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Give back what a front changes in its process."""
     monkeypatch.setattr(errors, "voice", errors.voice)
     for kind in errors.voice:
         monkeypatch.setitem(errors.voice, kind, errors.voice[kind])
+    request.addfinalizer(errors.spellings.clear)
     for name in (
         "DOCKER_CONFIG",
         "RLESS_STORAGE",
@@ -133,7 +134,29 @@ def test_help_names_the_front(capfd: pytest.CaptureFixture[str]) -> None:
         text = told(capfd, "podman", *words)
         assert text.startswith("Usage: podman [OPTIONS] VERB ...\n")
         assert "  run  " in text and "--root DIR" in text
-    assert "Usage: rless volume VERB" in told(capfd, "docker", "volume")
+    assert "Usage: docker volume VERB" in told(capfd, "docker", "volume")
+
+
+def test_commands_in_texts_are_those_of_the_front(capfd: pytest.CaptureFixture[str]) -> None:
+    for name, text, expected in (
+        (
+            "docker",
+            "see `rless ps -a`, or rless needs more",
+            "see `docker ps -a`, or rless needs more",
+        ),
+        ("podman", "use rless volume create", "use podman volume create"),
+        (
+            "docker",
+            "see `rless service env`, /x/rless run",
+            "see `rless service env`, /x/rless run",
+        ),
+        ("singularity", "see `apptainer sif list`", "see `singularity sif list`"),
+        ("apptainer", "see `rless login`", "see `rless login`"),
+    ):
+        take_voice(name)
+        assert errors.spoken(text) == expected
+    said = told(capfd, "docker", "rm", code=125)
+    assert said == "docker: 'docker rm' needs at least an argument; see 'docker rm --help'\n"
 
 
 def test_api_is_that_of_the_service() -> None:
