@@ -255,6 +255,11 @@ class Startup:
             import resource  # noqa: F401  # init can load nothing any more
 
             self.spec["process"]["rlimits"] = [*self.spec["process"]["rlimits"], *cgroup.rlimits]
+        if cgroup.cpus:
+            from rootless.engine.resources import parse_set
+
+            # Of this process, which becomes the monitor: init has it from us.
+            os.sched_setaffinity(0, parse_set(cgroup.cpus))
         if systemd := self.container.facts.get("systemd"):
             from rootless.engine.spec import systemd_mode
 

@@ -261,7 +261,7 @@ def _limit(made: Cgroup, request: CgroupRequest) -> Cgroup:
 
             if not request.best_effort:
                 raise refusal.explain(missing, made)
-            made.rlimits, words = refusal.replace(resources, missing)
+            made.rlimits, made.cpus, words = refusal.replace(resources, missing)
             log.warn(f"{words}: {refusal.reason(missing, made)}")
             resources = limits.without(resources, missing)
         if made.path is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
             why: why this manager, or why none; for `--explain` and `doctor`.
             resources: `linux.resources` as they were set in the end.
             rlimits: in place of limits that cannot be set (`CgroupRequest.best_effort`).
+            cpus: that processes are to run on by their affinity, as "0-2,7"; "": no matter.
         """
 
         manager: str
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         why: str
         resources: dict[str, Any]
         rlimits: list[Rlimit]
+        cpus: str
 
         def open(self) -> int:
             """Return a descriptor for CLONE_INTO_CGROUP; -1: the caller's cgroup is kept."""

@@ -91,7 +91,7 @@ class Group:
 class CgroupfsCgroup:
     """One cgroup made by us."""
 
-    __slots__ = ("manager", "path", "resources", "rlimits", "why")
+    __slots__ = ("cpus", "manager", "path", "resources", "rlimits", "why")
 
     def __init__(self, path: str, why: str, manager: str = "cgroupfs") -> None:
         self.manager = manager
@@ -99,6 +99,7 @@ class CgroupfsCgroup:
         self.why = why
         self.resources: dict[str, Any] = {}
         self.rlimits: list[Rlimit] = []
+        self.cpus = ""
 
     def make_anew(self) -> None:
         """Make the directory again after `remove`; it may be there still.

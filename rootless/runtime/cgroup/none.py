@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class NoCgroup:
     """Keep the caller's cgroup, and remember why."""
 
-    __slots__ = ("manager", "path", "resources", "rlimits", "why")
+    __slots__ = ("cpus", "manager", "path", "resources", "rlimits", "why")
 
     def __init__(self, why: str) -> None:
         self.manager = "none"
@@ -20,6 +20,7 @@ class NoCgroup:
         self.why = why
         self.resources: dict[str, Any] = {}
         self.rlimits: list[Rlimit] = []
+        self.cpus = ""
 
     def open(self) -> int:
         """Return -1: init is cloned into the caller's cgroup."""

@@ -84,8 +84,12 @@ def _fix(missing: Sequence[str], made: Cgroup) -> str:
     return f"the administrator puts this into {DELEGATE_FILE}: {DELEGATE_TEXT}"
 
 
-def replace(resources: dict[str, Any], missing: Sequence[str]) -> tuple[list[Rlimit], str]:
-    """Return resource limits (getrlimit(2)) in place of limits, and what has become of these.
+def replace(resources: dict[str, Any], missing: Sequence[str]) -> tuple[list[Rlimit], str, str]:
+    """Return what is had in place of limits, and what has become of these.
+
+    That is resource limits (getrlimit(2)), and the CPUs that processes run on by their affinity
+    (sched_setaffinity(2)); "": all. A share of CPU time is no reason to choose some: tasks that
+    know nothing of each other would meet on the same ones.
 
     RLIMIT_DATA counts what a process can write, and not what it has only reserved, as Go, Java and
     Node do by gigabytes: that is RLIMIT_AS. It holds for each process, RLIMIT_NPROC for each user
@@ -104,6 +108,12 @@ def replace(resources: dict[str, Any], missing: Sequence[str]) -> tuple[list[Rli
         found.append({"type": "RLIMIT_NPROC", "soft": pids, "hard": pids})
         words.append(f"each user has at most {pids} processes (RLIMIT_NPROC)")
         lost.remove("pids")
+    cpu = resources.get("cpu") or {}
+    cpus = str(cpu.get("cpus") or "") if "cpuset" in missing else ""
+    if cpus:
+        words.append(f"processes run on the CPUs {cpus}, but may choose others (affinity)")
+        if not cpu.get("mems"):
+            lost.remove("cpuset")
     if lost:
         words.append(f"there is no limit of {of(lost)}")
-    return found, ", ".join(words)
+    return found, cpus, ", ".join(words)

@@ -338,6 +338,15 @@ def test_best_effort_takes_what_comes_close(rless: Product) -> None:
     assert limits["Max processes"] == ["40"] * 2
 
 
+def test_best_effort_of_a_set_of_cpus_is_affinity(rless: Product) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    done = rless.run(
+        f"--limits=try --cpuset-cpus={cpu}", "grep", "Cpus_allowed_list", "/proc/self/status"
+    )
+    assert done.expect().out.split() == ["Cpus_allowed_list:", str(cpu)]
+    assert f"processes run on the CPUs {cpu}" in done.one_line_error()
+
+
 def test_best_effort_limits_are_enforced(rless: Product) -> None:
     big = "x=$(head -c 80000000 /dev/zero | tr '\\0' a)"
     assert rless.run("--limits=try -m 50m", "sh", "-c", big).code != 0
