@@ -115,6 +115,20 @@ def test_definition_becomes_a_file_and_a_sandbox(apptainer: Front, place: Path) 
     )
 
 
+@pytest.mark.nosub
+def test_post_is_root_without_subordinate_ids(apptainer: Front, place: Path) -> None:
+    """What packages do: other owners, modes with set-id bits, users of their own."""
+    (place / "x.def").write_text(
+        "Bootstrap: localimage\nFrom: base\n%post\n"
+        " id -u; touch /f /g; chown 5:5 /f; chown 0:42 /g; chmod 4755 /g\n"
+        " mkdir /d; chown 100:102 /d\n"
+        " echo user:x:5:5::/:/bin/sh >> /etc/passwd\n"
+    )
+    apptainer("build", "x.sif", "x.def").expect()
+    done = apptainer("exec", "x.sif", "stat", "-c", "%a %u", "/f", "/g").expect()
+    assert done.lines() == [f"644 {os.getuid()}", f"4755 {os.getuid()}"]
+
+
 def test_archive_is_a_base(apptainer: Front, place: Path) -> None:
     rless = apptainer.product
     rless("save", "--format", "oci-archive", "-o", "base.oci", rless.image).expect()
