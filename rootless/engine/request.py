@@ -250,6 +250,7 @@ class Process(Requested):
     ulimits: Final[tuple[tuple[str, int, int], ...]] = ()  # (name, soft, hard), -1: unlimited
     oom_score_adj: Final[int | None] = None
     cap_add: Final[tuple[str, ...]] = ()  # "CAP_NET_ADMIN" or "ALL"
+    ambient: Final[bool] = False  # who is not root has those of cap_add
     cap_drop: Final[tuple[str, ...]] = ()
     privileged: Final[bool] = False
     fakeroot: Final[bool | None] = None  # None: for root where one id is mapped

@@ -240,7 +240,7 @@ def capabilities(request: RunRequest, uid: int, last_cap: int) -> Capabilities:
 
     --privileged gives all of them, less those of --cap-drop (Docker ignores that one).
     A user other than root has no capability until a set-id program gives some of the bounding
-    set, and then only without no_new_privs.
+    set, and then only without no_new_privs. With `ambient` it has those of --cap-add.
     """
     everything = NAMES[: last_cap + 1]
     add, drop = _cap_names(request.cap_add), _cap_names(request.cap_drop)
@@ -252,6 +252,15 @@ def capabilities(request: RunRequest, uid: int, last_cap: int) -> Capabilities:
     wanted = (set(base) | (add - {"ALL"})) - (drop - {"ALL"})
     chosen = [name for name in everything if name in wanted]
     held = chosen if uid == 0 else []
+    if request.ambient and uid != 0:
+        held = [name for name in chosen if name in add or "ALL" in add]
+        return {
+            "bounding": chosen,
+            "effective": held,
+            "permitted": held,
+            "inheritable": held,
+            "ambient": held,
+        }
     return {
         "bounding": chosen,
         "effective": held,

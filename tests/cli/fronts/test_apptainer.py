@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ from tests.lib import flat as made
 from tests.lib import images
 from tests.lib.fronts import Front
 from tests.lib.product import Product, own_rless, rless, shared_product, wait_for
+from tests.lib.registry_servers import Authority
 from tests.lib.web_server import Page, WebServer
 
 __all__ = ["own_rless", "rless", "shared_product"]
@@ -209,6 +211,23 @@ def test_variables_stand_for_flags(apptainer: Front, pictures: Path, tmp_path: P
     env = {"SINGULARITY_CLEANENV": "1", "APPTAINER_BIND": f"{tmp_path}:/mine", "HIDDEN": "x"}
     words = ("exec", str(pictures / "plain.img"), "sh", "-c", "echo $HIDDEN; ls -d /mine")
     assert apptainer(*words, env=env).expect().out == "\n/mine\n"
+
+
+def test_what_a_job_and_a_site_add(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
+    """The directory of a job for temporary files, libraries of the host, a capability."""
+    job, library = tmp_path / "job", tmp_path / "libx.so.1"
+    job.mkdir()
+    library.write_text("library\n")
+    words = ("--containlibs", str(library), "--add-caps", "net_raw")
+    script = (
+        "touch $TMPDIR/made && cat /.singularity.d/libs/*; grep CapEff /proc/self/status; id -u"
+    )
+    image = str(pictures / "tool:1")
+    done = apptainer("exec", *words, image, "sh", "-c", script, env={"TMPDIR": str(job)})
+    assert done.expect().out.split() == ["library", "CapEff:", f"{1 << 13:016x}", str(os.getuid())]
+    assert (job / "made").exists()
+    done = apptainer("exec", "-c", image, "ls", str(job), env={"TMPDIR": str(job)}).expect(1)
+    assert "No such file" in done.err
 
 
 def test_env_file_is_read_by_a_shell(apptainer: Front, pictures: Path, tmp_path: Path) -> None:
@@ -410,6 +429,25 @@ def test_instance_lives_and_its_name_is_free_again(apptainer: Front, pictures: P
 def registry() -> Iterator[str]:
     with images.registry() as host:
         yield host
+
+
+@pytest.mark.needs("docker-registry")
+def test_registry_with_a_certificate_of_its_own(
+    apptainer: Front, pictures: Path, tmp_path: Path
+) -> None:
+    """--no-https speaks to it, by flag and by variable; --authfile has the log-in."""
+    authority = Authority(tmp_path / "authority")
+    key = base64.b64encode(b"me:secret").decode()
+    with images.registry(users={"me": "secret"}, tls=authority.tls()) as host:
+        (tmp_path / "auth.json").write_text(json.dumps({"auths": {host: {"auth": key}}}))
+        uri, login = f"oras://{host}/tool:1", ("--authfile", str(tmp_path / "auth.json"))
+        image = str(pictures / "tool:1")
+        assert "certificate" in apptainer("push", *login, image, uri).expect(255).err
+        apptainer("push", "--no-https", *login, image, uri).expect()
+        env = {"SINGULARITY_NOHTTPS": "true"}
+        assert "wants a name" in apptainer("pull", uri, env=env, cwd=tmp_path).expect(255).err
+        apptainer("pull", *login, uri, env=env, cwd=tmp_path).expect()
+        assert apptainer("run", "tool_1.sif", "a", cwd=tmp_path).expect().out == "run: a\n"
 
 
 @pytest.mark.needs("docker-registry")

@@ -123,6 +123,7 @@ def request_of(
         env_under=[*environment.under, *(_env_of(image) if image.tree else ())],
         overlay=writable,
         above=above,
+        ambient="add_caps" in values,
         quiet=quiet,
     )
 

@@ -9,7 +9,7 @@ from rootless import log
 from rootless.cli.fronts.apptainer import parse
 from rootless.cli.fronts.apptainer.images import Image, fetched, log_in
 from rootless.cli.fronts.apptainer.pull import engine_name, inform
-from rootless.cli.fronts.apptainer.table import FILE_SCHEMES, SCHEMES, FrontVerb
+from rootless.cli.fronts.apptainer.table import FILE_SCHEMES, REGISTRY, SCHEMES, FrontVerb
 from rootless.errors import RlessError, escape
 
 TYPE_CHECKING = False
@@ -35,6 +35,7 @@ _OPTIONS: Group = (
         ("--section", "NAME[,...]", "list", "sections", "required",
          "Do these sections only: files, post, environment, test, labels, ..., or none"),
         ("--notest -T", "", "flag", "notest", "boolean", "Do not run %test"),
+        *REGISTRY,
         ("--arch", "ARCH", "value", "arch", "required", "For another processor"),
         ("--disable-cache", "", "flag", "disable_cache", "boolean",
          "Ask the registry again, and do each step again"),
@@ -45,7 +46,6 @@ _OPTIONS: Group = (
     ),
 )  # fmt: skip
 _REFUSED = (
-    ("--no-https --nohttps", "", "TLS is a matter of the registry", "see docs/registries.md"),
     ("--docker-login", "", "a password is not asked for here", "use `rless login`"),
     ("--encrypt -e", "", "encrypted images need a set-uid program", "leave it out"),
     ("--remote -r", "", "there is no remote builder", "leave it out"),

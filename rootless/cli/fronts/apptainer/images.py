@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rootless import paths
-from rootless.cli.fronts.apptainer.parse import variable
+from rootless.cli.fronts.apptainer.parse import NO_HTTPS, variable
 from rootless.cli.fronts.apptainer.table import FILE_SCHEMES, REFUSED_SCHEMES, SCHEMES
 from rootless.engine.start.image_argument import ImageArgument
 from rootless.errors import RlessError
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.image.squashfs.image_file import ImageFile
+
+
+_INSECURE = "RLESS_INSECURE_REGISTRIES"
 
 
 class Image:
@@ -100,7 +103,16 @@ def fetched(uri: str, target: str = "", *, quiet: bool = False, **more: Any) -> 
 
 
 def log_in(name: str) -> None:
-    """Take name and password for the registry of an image from APPTAINER_DOCKER_USERNAME, …."""
+    """Take how to speak to the registry of an image.
+
+    Name and password are in APPTAINER_DOCKER_USERNAME, …; with --no-https it may be without TLS.
+    """
+    if os.environ.get(NO_HTTPS) == "1":
+        from rootless.image.model.reference import parse as parse_name
+
+        host = parse_name(name).registry
+        before = os.environ.get(_INSECURE, "")
+        os.environ[_INSECURE] = f"{before},{host}" if before else host
     user, password = (
         variable(f"DOCKER_{word}") or os.environ.get(f"DOCKER_{word}")
         for word in ("USERNAME", "PASSWORD")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # of the host, or of the container
+_LIBRARIES = "/.singularity.d/libs"  # in LD_LIBRARY_PATH of an image
 _OWN = ("proc", "sys", "dev", "devpts")  # what a container cannot be without
 
 
@@ -51,6 +52,9 @@ class Places:
         self._add_temporary()
         for place in commas(values.get("scratch", [])):
             self._add(self._empty(_absolute(place), f"scratch{_absolute(place)}"))
+        for library in commas(values.get("containlibs", [])):
+            target = f"{_LIBRARIES}/{os.path.basename(library)}"
+            self._add(_mount(os.path.abspath(library), target, True, "--containlibs"))
         self.mounts.update((mount.target, mount) for mount in given)
         self._add_working_directory()
 
@@ -103,6 +107,10 @@ class Places:
                 self._add(self._empty(place, place.lstrip("/").replace("/", "_")))
             elif self._site.get("tmp", True) and os.path.isdir(place):
                 self._add(Mount("bind", place, place))
+        # Of a job, often on a disk of its own: programs inside are told of it.
+        own = os.environ.get("TMPDIR", "")
+        if own.startswith("/") and not self._contain and os.path.isdir(own):
+            self._show(os.path.normpath(own))
 
     def _add_working_directory(self) -> None:
         """Mount the working directory where it is not to be seen yet, and say where to start."""
@@ -112,19 +120,22 @@ class Places:
         except FileNotFoundError:
             here = ""
         if not self._contain and here and "cwd" not in self.left_out:
-            seen = any(
-                f"{here}/".startswith(f"{mount.target}/") and mount.source == mount.target
-                for mount in self.mounts.values()
-            )
-            system = here in SYSTEM or here.startswith(
-                ("/proc/", "/sys/", "/dev/", "/usr/", "/etc/")
-            )
-            if not seen and not system and self._site.get("cwd", True):
-                self._add(Mount("bind", here, here))
+            if self._site.get("cwd", True):
+                self._show(here)
         elif self._contain:
             here = ""
         places = (here, self.home, "/") if asked is None else (_absolute(asked),)
         self.workdirs = tuple(filter(None, places))
+
+    def _show(self, path: str) -> None:
+        """Mount a directory in its place, if it is not to be seen yet, and none of the system's."""
+        seen = any(
+            f"{path}/".startswith(f"{mount.target}/") and mount.source == mount.target
+            for mount in self.mounts.values()
+        )
+        system = path in SYSTEM or path.startswith(("/proc/", "/sys/", "/dev/", "/usr/", "/etc/"))
+        if not seen and not system:
+            self._add(Mount("bind", path, path))
 
 
 def _left_out(values: dict[str, Any]) -> set[str]:

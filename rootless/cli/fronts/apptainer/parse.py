@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rootless.cli.parse import Found, Row
 
+NO_HTTPS = "APPTAINER_NOHTTPS"
 PREFIXES = ("APPTAINER_", "SINGULARITY_")  # the former wins
 
 
@@ -62,6 +63,11 @@ def parse(verb: FrontVerb, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     values, args = _read(verb, argv)
     if len(args) < verb.least or (verb.most is not None and len(args) > verb.most):
         raise UsageError(RlessError(f"expected {verb.usage}", verb.see_help()), verb.name)
+    # Where what speaks to registries finds them.
+    if "authfile" in values:
+        os.environ["REGISTRY_AUTH_FILE"] = values["authfile"]
+    if values.get("no_https"):
+        os.environ[NO_HTTPS] = "1"
     return values, args
 
 

@@ -20,6 +20,7 @@ _OPTIONS: Group = (
         ("--name", "FILE", "value", "name", "required", "The name of the file"),
         ("--dir", "DIR", "value", "dir", "required", "Where to write it"),
         ("--force -F", "", "flag", "force", "boolean", "Replace a file"),
+        *table.REGISTRY,
         ("--arch", "ARCH", "value", "arch", "required", "For another processor"),
         ("--disable-cache", "", "flag", "disable_cache", "boolean",
          "Accepted: the layers are kept in the storage in any case"),
@@ -28,11 +29,9 @@ _OPTIONS: Group = (
     ),
 )  # fmt: skip
 _REFUSED = (
-    ("--no-https --nohttps", "", "TLS is a matter of the registry", "see docs/registries.md"),
     ("--docker-login", "", "a password is not asked for here", "use `rless login`"),
     ("--docker-username", "NAME", "a password in a command line can be read", "use `rless login`"),
     ("--docker-password", "TEXT", "a password in a command line can be read", "use `rless login`"),
-    ("--authfile", "FILE", "it is one of rless login", "set REGISTRY_AUTH_FILE"),
     ("--library", "URI", "there is no library", "use docker://"),
 )
 VERBS = {

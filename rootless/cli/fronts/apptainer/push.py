@@ -7,15 +7,13 @@ import os
 from rootless.cli.fronts.apptainer import parse
 from rootless.cli.fronts.apptainer.images import Image, log_in
 from rootless.cli.fronts.apptainer.pull import inform
-from rootless.cli.fronts.apptainer.table import FrontVerb
+from rootless.cli.fronts.apptainer.table import REGISTRY, FrontVerb
 from rootless.errors import RlessError, escape
 
 _REFUSED = (
-    ("--no-https --nohttps", "", "TLS is a matter of the registry", "see docs/registries.md"),
     ("--docker-login", "", "a password is not asked for here", "use `rless login`"),
     ("--docker-username", "NAME", "a password in a command line can be read", "use `rless login`"),
     ("--docker-password", "TEXT", "a password in a command line can be read", "use `rless login`"),
-    ("--authfile", "FILE", "it is one of rless login", "set REGISTRY_AUTH_FILE"),
     ("--library", "URI", "there is no library", "use oras://"),
 )
 VERBS = {
@@ -26,6 +24,7 @@ VERBS = {
         (
             "Options",
             (
+                *REGISTRY,
                 ("--allow-unsigned -U", "", "flag", "unsigned", "boolean",
                  "Accepted: signatures in SIF files are not asked for"),
                 ("--description -D", "TEXT", "value", "description", "text",

@@ -10,7 +10,7 @@ from rootless.cli.parse import Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rootless.cli.parse import Group, Refused
+    from rootless.cli.parse import Group, Refused, Row
 
 GLOBAL: Group = (
     "Global options",
@@ -59,6 +59,8 @@ _FILES: Group = (
         ("--overlay -o", "DIR|FILE[:ro][,...]", "list", "overlay", "required",
          "Keep what is changed in a directory of yours; with :ro, or of a squashfs image, see"
          " what is in there. The last one is on top"),
+        ("--containlibs", "FILE[,...]", "list", "containlibs", "text",
+         "Show libraries of the host in /.singularity.d/libs"),
         ("--nv", "", "flag", "nv", "boolean", "Add NVIDIA's GPUs, as a CDI file describes them"),
         ("--rocm", "", "flag", "rocm", "boolean", "Add AMD's GPUs, as a CDI file describes them"),
         ("--device", "NAME", "list", "device", "mounts.device", "Add a device by its CDI name"),
@@ -67,6 +69,12 @@ _FILES: Group = (
         ("--unsquash", "", "flag", "unsquash", "boolean",
          "Accepted: an image is unpacked where it cannot be mounted"),
     ),
+)  # fmt: skip
+REGISTRY: tuple[Row, ...] = (
+    ("--no-https --nohttps", "", "flag", "no_https", "boolean",
+     "Speak to the image's registry without TLS, or without a valid certificate"),
+    ("--authfile", "FILE", "value", "authfile", "absolute",
+     "A file of log-ins, in place of yours"),
 )  # fmt: skip
 _PROCESS: Group = (
     "Process",
@@ -86,11 +94,12 @@ _PROCESS: Group = (
         ("--app", "NAME", "value", "app", "required", "Use an application of the image (SCIF)"),
         ("--shell -s", "PATH", "value", "shell", "required", "The shell of `shell`"),
         ("--add-caps", "CAP[,...]", "list", "add_caps", "text",
-         "Add capabilities, which hold for what is yours"),
+         "Have capabilities, which hold for what is yours"),
         ("--drop-caps", "CAP[,...]", "list", "drop_caps", "text", "Drop capabilities"),
         ("--security", "seccomp:FILE", "list", "security", "text", "Use a seccomp profile"),
         ("--disable-cache", "", "flag", "disable_cache", "boolean",
          "Ask the registry again for the image"),
+        *REGISTRY,
         ("--runscript-timeout", "TIME", "value", "runscript_timeout", "text",
          "Accepted: a runscript is not evaluated by rless"),
     ),
@@ -145,7 +154,6 @@ ACTION_REFUSED: tuple[Refused, ...] = (
     ("--keep-privs", "", "there are no privileges to keep", "use --fakeroot"),
     ("--no-privs", "", "a container never has privileges on the host", "leave it out"),
     ("--allow-setuid", "", "nothing of rless is set-uid", "use --fakeroot"),
-    ("--containlibs", "LIST", "libraries of the host are not added", "use --bind"),
     ("--fusemount", "TEXT", "FUSE programs are not started for a container", "use --bind"),
     ("--boot", "", "an init system is not booted", "use `rless run --systemd=always`"),
     ("--dmtcp-launch", "NAME", "checkpoints are not supported", ""),
@@ -153,11 +161,9 @@ ACTION_REFUSED: tuple[Refused, ...] = (
     ("--netns-path", "PATH", "it needs root", "use `rless run --network ns:PATH`"),
     ("--passphrase", "", "encrypted images need a set-uid program", "use an image without it"),
     ("--pem-path", "FILE", "encrypted images need a set-uid program", "use an image without it"),
-    ("--no-https --nohttps", "", "TLS is a matter of the registry", "see docs/registries.md"),
     ("--docker-username", "NAME", "a password in a command line can be read", "use `rless login`"),
     ("--docker-password", "TEXT", "a password in a command line can be read", "use `rless login`"),
     ("--docker-login", "", "a password is not asked for here", "use `rless login`"),
-    ("--authfile", "FILE", "it is one of rless login", "set REGISTRY_AUTH_FILE"),
     ("--vm", "", "there are no virtual machines", "leave it out"),
     ("--vm-cpu", "N", "there are no virtual machines", "leave it out"),
     ("--vm-ram", "N", "there are no virtual machines", "leave it out"),
@@ -175,6 +181,7 @@ VARIABLES = {
     "--fakeroot": ("FAKEROOT",),
     "--no-mount": ("NO_MOUNT",),
     "--security": ("SECURITY",),
+    "--no-https": ("NOHTTPS", "NO_HTTPS"),
     "--env": (),
     "--env-file": ("ENV_FILE",),
 }
