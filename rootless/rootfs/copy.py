@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DONE = "copied"
-_FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks (btrfs, xfs, bcachefs)
+FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks (btrfs, xfs, bcachefs)
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 OPAQUE_XATTRS = ("user.overlay.opaque", "user.fuseoverlayfs.opaque")
@@ -334,7 +334,7 @@ def copy_data(source_fd: int, target_fd: int, status: os.stat_result) -> None:
         return
     if _can_clone:
         try:
-            fcntl.ioctl(target_fd, _FICLONE, source_fd)
+            fcntl.ioctl(target_fd, FICLONE, source_fd)
             return
         except OSError:
             _can_clone = False

@@ -17,9 +17,10 @@ import os
 
 from rootless import paths
 from rootless.engine import idmap_policy
+from rootless.engine.images.written import Written
 from rootless.errors import RlessError, escape
 from rootless.image.squashfs import apptainer
-from rootless.image.squashfs.image_file import CONFIG_PATH
+from rootless.image.squashfs.image_file import CONFIG_PATH, identity_of
 from rootless.image.squashfs.sif_writer import Head, executable_mode
 from rootless.image.store import records
 from rootless.image.store.staging import Staging
@@ -61,6 +62,7 @@ def flatten(
     force: bool = False,
     signature_policy: str | None = None,
     described: bool = False,
+    shared: bool = False,
     quiet: bool = False,
 ) -> None:
     """Write an image as a squashfs or SIF file, whole or not at all.
@@ -75,6 +77,7 @@ def flatten(
         signature_policy: that an image has to satisfy which is pulled.
         described: of a SIF file: the image was built of a definition file, so its files in
             /.singularity.d say what it is, and its config does not.
+        shared: of a SIF file: it may be another name of one that was written before.
         quiet: nothing is shown of a pull.
 
     Raises:
@@ -112,6 +115,13 @@ def flatten(
         signature_policy=signature_policy,
     )
     mapping = choose(image)
+    made_of = (image.id, *image.chain, name, compression, *map(str, identity_of(os.stat(program))))
+    written = Written(store.root, made_of) if sif and shared else None
+    try:
+        if written is not None and written.reuse(output):
+            return
+    except OSError as error:
+        raise _failed(output, error) from error
     layers = ensure_layers(image, mapping, store)
     config = b"" if described else _document(image, store)
     name = "" if described else name
@@ -150,6 +160,8 @@ def flatten(
                 if head is not None:
                     size = os.fstat(file.fd).st_size - before
                     os.pwrite(file.fd, head.fill(size, image.id), 0)
+            if written is not None:
+                written.note(output)
         except OSError as error:
             raise _failed(output, error) from error
 

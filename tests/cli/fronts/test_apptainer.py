@@ -386,6 +386,34 @@ def test_images_are_made_and_inspected(apptainer: Front, rless: Product, tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["own.tar", "own_latest.sif", "third", "tree"]
 
 
+def test_second_file_of_an_image_is_no_second_copy(apptainer: Front, tmp_path: Path) -> None:
+    """It shares the first one's bytes, unless somebody has changed that, or could have."""
+    archive = images.write_docker_archive(
+        images.Image([images.busybox_layer()], {"Cmd": ["echo", "ran"]}), tmp_path / "own.tar"
+    )
+    uri = f"docker-archive:{archive}"
+    one, two = tmp_path / "one.sif", tmp_path / "two.sif"
+    apptainer("pull", str(one), uri).expect()
+    content = one.read_bytes()
+    for _ in range(2):
+        apptainer("pull", "--force", str(two), uri).expect()
+        assert two.read_bytes() == content
+        assert sorted(os.listdir(tmp_path)) == ["one.sif", "own.tar", "two.sif"]
+    shares = two.stat().st_ino == one.stat().st_ino
+    apptainer("pull", "--force", str(one), uri).expect()
+    assert one.read_bytes() == content and apptainer("run", str(one)).expect().out == "ran\n"
+    if shares:  # else the file system has shared the blocks
+        two.unlink()
+        one.chmod(0o777)
+        apptainer("pull", str(two), uri).expect()
+        assert two.stat().st_ino != one.stat().st_ino
+        one.chmod(0o755)
+    one.write_bytes(b"something else")
+    two.unlink()
+    apptainer("pull", str(two), uri).expect()
+    assert two.read_bytes() == content
+
+
 def test_cache_lies_where_the_user_says(apptainer: Front, rless: Product, tmp_path: Path) -> None:
     archive = images.write_docker_archive(
         images.Image([images.busybox_layer()], {}), tmp_path / "own.tar"

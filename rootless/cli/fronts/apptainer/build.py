@@ -173,7 +173,9 @@ def _of_image(source: str, target: str, values: dict[str, Any], quiet: bool) -> 
             if sandbox:
                 engine.of_name(name, path, platform, quiet)
             else:
-                flatten(name, path, sif=True, force=True, platform=platform, quiet=quiet)
+                flatten(
+                    name, path, sif=True, force=True, shared=True, platform=platform, quiet=quiet
+                )
             return
         if not os.path.exists(source) and source.partition(":")[0] in FILE_SCHEMES:
             if not sandbox:

@@ -66,7 +66,7 @@ def main(verb: str, argv: list[str], quiet: bool) -> int:
     from rootless.engine.images.flatten import flatten
 
     inform(f"Converting {uri} to a SIF file", quiet)
-    flatten(name, path, sif=True, force=True, platform=platform, quiet=quiet)
+    flatten(name, path, sif=True, force=True, shared=True, platform=platform, quiet=quiet)
     return 0
 
 

@@ -16,12 +16,12 @@ from rootless.image.squashfs import image_file
 from rootless.image.squashfs.sif_writer import executable_mode
 from rootless.image.store.image_files import Place
 from rootless.linux.files import Output
+from rootless.rootfs.copy import copy_data
 
 if TYPE_CHECKING:
     from rootless.image.model.reference import Reference
 
 SCHEMES = ("oras", "http", "https")
-_BLOCK = 16 << 20  # bytes
 
 
 def held(uri: str, *, asks: bool = False, platform: str | None = None, quiet: bool = False) -> str:
@@ -62,21 +62,11 @@ def copy(uri: str, target: str, *, platform: str | None = None, quiet: bool = Fa
     with open(held(uri, asks=True, platform=platform, quiet=quiet), "rb") as source:
         try:
             with Output(target, mode=executable_mode(), durable=True) as file:
-                _copy(source.fileno(), file.fd)
+                copy_data(source.fileno(), file.fd, os.fstat(source.fileno()))
         except OSError as error:
             raise RlessError(
                 f"cannot write {escape(target)}: {error.strerror}", "name a file elsewhere"
             ) from error
-
-
-def _copy(source: int, target: int) -> None:
-    try:
-        while os.copy_file_range(source, target, _BLOCK):
-            pass
-    except OSError:  # between two file systems, before Linux 5.3, or on one that cannot
-        offset = os.lseek(target, 0, os.SEEK_CUR)
-        while block := os.pread(source, _BLOCK, offset):
-            offset += os.pwrite(target, block, offset)
 
 
 def reference_of(uri: str) -> Reference:
