@@ -37,17 +37,23 @@ def take_voice(front: str) -> None:
 
 def _spell(text: str, front: str) -> str:
     """Return a text with the commands in it under the name of the front, which has them too."""
-    if front not in HPC and "rless " in text:
-        import re
+    if "rless " not in text and front != "singularity":
+        return text
+    import re
 
+    if front not in HPC:
         from rootless.cli.verb_table import ALIASES, VERBS
 
         verbs = {verb.split()[0] for group in VERBS.values() for verb in group} | {*ALIASES}
         words = "|".join(sorted(map(re.escape, (verbs - _NOT_OF_FRONTS) | {"VERB", "--help"})))
         return re.sub(rf"(?<![\w/.-])rless (?=(?:{words})(?![\w-]))", f"{front} ", text)
-    if front == "singularity":
-        return text.replace("`apptainer ", "`singularity ").replace("'apptainer ", "'singularity ")
-    return text
+    name = "apptainer" if front == "apptainer" else "singularity"
+    text = re.sub(
+        r"\brless login( (?=[\w.\[]))?",
+        lambda found: f"{name} registry login{' docker://' if found[1] else ''}",
+        text,
+    )
+    return re.sub(r"(?<=[`'])apptainer (?=\w)", f"{name} ", text)
 
 
 def failure(error: BaseException) -> tuple[BaseException, int | None]:

@@ -475,6 +475,13 @@ def test_registry_with_a_certificate_of_its_own(
         env = {"SINGULARITY_NOHTTPS": "true"}
         assert "wants a name" in apptainer("pull", uri, env=env, cwd=tmp_path).expect(255).err
         apptainer("pull", *login, uri, env=env, cwd=tmp_path).expect()
+        enter = 'printf secret | apptainer registry login -u me --password-stdin "oras://$1"'
+        done = apptainer.sh(enter, host, env={"RLESS_INSECURE_REGISTRIES": host}).expect()
+        assert done.err.startswith("WARNING: your password is stored unencrypted")
+        apptainer("pull", "--force", uri, env=env, cwd=tmp_path).expect()
+        apptainer("registry", "logout", f"docker://{host}").expect()
+        done = apptainer("pull", "--force", uri, env=env, cwd=tmp_path).expect(255)
+        assert done.err.endswith(f"log in: apptainer registry login docker://{host}\n")
         assert apptainer("run", "tool_1.sif", "a", cwd=tmp_path).expect().out == "run: a\n"
 
 

@@ -9,7 +9,7 @@ from rootless import log
 from rootless.cli.fronts.apptainer import parse
 from rootless.cli.fronts.apptainer.images import Image, fetched, log_in
 from rootless.cli.fronts.apptainer.pull import engine_name, inform
-from rootless.cli.fronts.apptainer.table import FILE_SCHEMES, REGISTRY, SCHEMES, FrontVerb
+from rootless.cli.fronts.apptainer.table import FILE_SCHEMES, LOG_IN, REGISTRY, SCHEMES, FrontVerb
 from rootless.errors import RlessError, escape
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ _OPTIONS: Group = (
     ),
 )  # fmt: skip
 _REFUSED = (
-    ("--docker-login", "", "a password is not asked for here", "use `rless login`"),
+    *LOG_IN,
     ("--encrypt -e", "", "encrypted images need a set-uid program", "leave it out"),
     ("--remote -r", "", "there is no remote builder", "leave it out"),
     ("--bind -B", "TEXT", "%post sees no files of the host", "use %files"),

@@ -29,9 +29,7 @@ _OPTIONS: Group = (
     ),
 )  # fmt: skip
 _REFUSED = (
-    ("--docker-login", "", "a password is not asked for here", "use `rless login`"),
-    ("--docker-username", "NAME", "a password in a command line can be read", "use `rless login`"),
-    ("--docker-password", "TEXT", "a password in a command line can be read", "use `rless login`"),
+    *table.LOG_IN,
     ("--library", "URI", "there is no library", "use docker://"),
 )
 VERBS = {

@@ -7,13 +7,11 @@ import os
 from rootless.cli.fronts.apptainer import parse
 from rootless.cli.fronts.apptainer.images import Image, log_in
 from rootless.cli.fronts.apptainer.pull import inform
-from rootless.cli.fronts.apptainer.table import REGISTRY, FrontVerb
+from rootless.cli.fronts.apptainer.table import LOG_IN, REGISTRY, FrontVerb
 from rootless.errors import RlessError, escape
 
 _REFUSED = (
-    ("--docker-login", "", "a password is not asked for here", "use `rless login`"),
-    ("--docker-username", "NAME", "a password in a command line can be read", "use `rless login`"),
-    ("--docker-password", "TEXT", "a password in a command line can be read", "use `rless login`"),
+    *LOG_IN,
     ("--library", "URI", "there is no library", "use oras://"),
 )
 VERBS = {

@@ -53,7 +53,7 @@ spython run on it unchanged.
   for it. A second file of the same image shares the blocks of the first one, or is a hard link to
   it, where both are on one file system. `APPTAINER_TMPDIR` is where `build` unpacks a `localimage`
   file; without it that is beside the target. `APPTAINER_PULLFOLDER` is where `pull` writes.
-- **Passwords**: `APPTAINER_DOCKER_USERNAME` and `APPTAINER_DOCKER_PASSWORD`, or `rless login`.
+- **Passwords**: `APPTAINER_DOCKER_USERNAME` and `APPTAINER_DOCKER_PASSWORD`, or `registry login`.
 
 ## Definition files
 

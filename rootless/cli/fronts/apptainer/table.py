@@ -148,6 +148,13 @@ _LIMITS: Group = (
          "Accepted if false: the kernel has no such switch any more"),
     ),
 )  # fmt: skip
+_IN_ARGUMENT = "a password in a command line can be read"
+_LOG_IN = "use `apptainer registry login`"
+LOG_IN: tuple[Refused, ...] = (
+    ("--docker-username", "NAME", _IN_ARGUMENT, _LOG_IN),
+    ("--docker-password", "TEXT", _IN_ARGUMENT, _LOG_IN),
+    ("--docker-login", "", "a password is not asked for here", _LOG_IN),
+)
 ACTION_REFUSED: tuple[Refused, ...] = (
     ("--apply-cgroups", "FILE", "files of limits are not read", "use --memory and --cpus"),
     ("--nvccli", "", "it needs a set-uid program", "use --nv"),
@@ -161,9 +168,7 @@ ACTION_REFUSED: tuple[Refused, ...] = (
     ("--netns-path", "PATH", "it needs root", "use `rless run --network ns:PATH`"),
     ("--passphrase", "", "encrypted images need a set-uid program", "use an image without it"),
     ("--pem-path", "FILE", "encrypted images need a set-uid program", "use an image without it"),
-    ("--docker-username", "NAME", "a password in a command line can be read", "use `rless login`"),
-    ("--docker-password", "TEXT", "a password in a command line can be read", "use `rless login`"),
-    ("--docker-login", "", "a password is not asked for here", "use `rless login`"),
+    *LOG_IN,
     ("--vm", "", "there are no virtual machines", "leave it out"),
     ("--vm-cpu", "N", "there are no virtual machines", "leave it out"),
     ("--vm-ram", "N", "there are no virtual machines", "leave it out"),
@@ -212,6 +217,7 @@ MODULES = {
     **dict.fromkeys(("exec", "run", "shell", "test"), "actions"),
     "pull": "pull",
     "push": "push",
+    "registry": "registry",
     "build": "build",
     "inspect": "inspect",
     "run-help": "inspect",
@@ -228,8 +234,10 @@ REFUSED_VERBS = {
     "plugin": ("there are no plugins", "see `rless config show` for modules of a site"),
     "checkpoint": ("checkpoints are not supported", ""),
     "config": ("apptainer.conf is not read", "see `rless config show`"),
-    "remote": ("there is no library or remote endpoint", "use `rless login` for a registry"),
-    "registry": ("a registry is logged in to by rless", "use `rless login`"),
+    "remote": (
+        "there is no library or remote endpoint",
+        "use `apptainer registry login` for a registry",
+    ),
     "oci": ("an OCI bundle is run by its runtime", "use `rless-oci`"),
     "overlay": ("an overlay is a directory, which is made when it is used", "use --overlay DIR"),
     "search": ("there is no library", "use `rless search` for a registry"),

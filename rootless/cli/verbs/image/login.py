@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from rootless import log
 from rootless.cli import streams
 from rootless.cli.parse import Verb
 from rootless.errors import RlessError, escape
@@ -75,10 +76,9 @@ def main(values: dict[str, Any], args: list[str]) -> int:
         raise RlessError("a name cannot hold a colon")
     place = registries.login(server, username, password)
     if place.startswith("/"):
-        streams.write(
-            f"rless: warning: your password is stored unencrypted in {escape(place)}; "
-            "credsStore in that file names a helper that keeps it better\n",
-            2,
+        log.warn(
+            f"your password is stored unencrypted in {place}; "
+            "credsStore in that file names a helper that keeps it better"
         )
     streams.write("Login Succeeded\n")
     return 0

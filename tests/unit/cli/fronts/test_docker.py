@@ -151,7 +151,13 @@ def test_commands_in_texts_are_those_of_the_front(capfd: pytest.CaptureFixture[s
             "see `rless service env`, /x/rless run",
         ),
         ("singularity", "see `apptainer sif list`", "see `singularity sif list`"),
-        ("apptainer", "see `rless login`", "see `rless login`"),
+        ("apptainer", "see `rless config show`", "see `rless config show`"),
+        ("apptainer", "use `rless login`", "use `apptainer registry login`"),
+        (
+            "singularity",
+            "log in: rless login a.b:5",
+            "log in: singularity registry login docker://a.b:5",
+        ),
     ):
         take_voice(name)
         assert errors.spoken(text) == expected
