@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -34,8 +35,9 @@ def begin(
         words, stdin=subprocess.PIPE, stdout=-1, stderr=-1, text=True, pass_fds=[fd]
     ) as child:
         assert child.stdin is not None
-        for piece in pieces:
-            os.write(child.stdin.fileno(), piece)
+        with contextlib.suppress(BrokenPipeError):  # it may end before it reads
+            for piece in pieces:
+                os.write(child.stdin.fileno(), piece)
         out, error = child.communicate()
     return child.returncode, out, error
 
