@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from rootless.engine.resources import parse_set
 from rootless.linux.process import is_running, start_time
 from rootless.runtime import cgroup
 from rootless.runtime.cgroup.base import CgroupRequest
@@ -37,6 +38,8 @@ def make(settings: RunRequest) -> Cgroup | None:
     request.hand_down = True
     request.description = "build"
     made = cgroup.choose(request)
+    if made.cpus:
+        os.sched_setaffinity(0, parse_set(made.cpus))  # the steps have it from us
     if made.path is not None:
         _clear(os.path.dirname(made.path))
     return made

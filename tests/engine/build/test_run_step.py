@@ -257,6 +257,19 @@ def test_limits_hold_for_each_run(room: Room) -> None:
         group.destroy()
 
 
+def test_best_effort_of_a_set_of_cpus_is_affinity(room: Room) -> None:
+    before = os.sched_getaffinity(0)
+    cpu = str(max(before))
+    settings = RunRequest(limits="try", cpuset_cpus=cpu, network="none", cgroup_manager="none")
+    try:
+        group = limits.make(settings)
+        assert group is not None
+        ran = room.run("grep Cpus_allowed_list /proc/self/status", settings=settings, cgroup=group)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert (ran.error, ran.out.split()) == ("", ["Cpus_allowed_list:", cpu])
+
+
 def test_without_limits_no_group_is_made() -> None:
     assert limits.make(RunRequest()) is None
 
