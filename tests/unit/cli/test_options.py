@@ -69,8 +69,8 @@ def test_every_dest_of_run_is_a_field_of_the_request() -> None:
         *("holds", "networks", "stdin_once"),
         *("asked", "console_size"),  # of the service
         # Of the fronts and of --hpc.
-        *("above", "localtime", "overlay", "path_after", "path_before", "umask", "user_home"),
-        "workdirs",
+        *("above", "ambient", "localtime", "overlay", "path_after", "path_before", "umask"),
+        *("user_home", "workdirs"),
     }
 
 
