@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lib import images
+from tests.lib.fronts import Front
 from tests.lib.product import Product, own_rless, rless, shared_product
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ MODULES_OF_EXEC = 90
 MODULES_OF_VERSION = 44
 MODULES_OF_STATE = 55
 MORE_MODULES_OF_FRONT = 16
+MORE_MODULES_OF_ENTERING = 13
 PATHS_OF_RUN = 392
 RUN = ("run", "--rm", "--network", "none", "--userns", "single")
 
@@ -198,6 +200,27 @@ def test_front_costs_a_table(installed: Installation, rless: Product, tmp_path: 
     assert "rootless.cli.fronts.apptainer.actions" in more
     assert forbidden(more) == []
     assert len(more) <= MORE_MODULES_OF_FRONT, sorted(more)
+
+
+@pytest.mark.needs("user namespaces")
+def test_front_enters_an_instance_as_exec_does(
+    installed: Installation, rless: Product, tmp_path: Path
+) -> None:
+    """Nothing of a start is loaded: no options of `run`, no images, no JSON."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    subprocess.run(["tar", "-x", "-C", tree], input=images.busybox_layer(), check=True)
+    apptainer = Front(rless, "apptainer")
+    apptainer("instance", "start", str(tree), "hot").expect()
+    try:
+        plain = loaded(installed, tmp_path / "plain", "rless", "exec", "hot", "true", env=rless.env)
+        words = ("apptainer", "exec", "instance://hot", "true")
+        more = loaded(installed, tmp_path / "front", *words, env=rless.env) - plain
+    finally:
+        apptainer("instance", "stop", "hot").expect()
+    assert "rootless.cli.fronts.apptainer.enter" in more
+    assert forbidden(more) == []
+    assert len(more) <= MORE_MODULES_OF_ENTERING, sorted(more)
 
 
 @pytest.mark.parametrize(

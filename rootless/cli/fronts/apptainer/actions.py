@@ -6,14 +6,14 @@ import os
 
 from rootless import config, log
 from rootless.cli.fronts.apptainer import table
-from rootless.cli.fronts.apptainer.environment import EVALUATE, FAILURE, Environment
+from rootless.cli.fronts.apptainer.environment import Environment
 from rootless.cli.fronts.apptainer.images import Image
 from rootless.cli.fronts.apptainer.mounts import Places
 from rootless.cli.fronts.apptainer.parse import commas, parse
+from rootless.cli.fronts.apptainer.programs import SHELL, TEST, entry_shell, scripts_of
 from rootless.cli.verbs.container import run as rless_run
 from rootless.engine.defaults import INIT_PATH
 from rootless.errors import RlessError
-from rootless.image.squashfs.image_file import apptainer_shell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.request import RunRequest
 
-VERBS = {"exec": table.EXEC, "run": table.RUN, "shell": table.SHELL, "test": table.TEST}
+VERBS = table.ACTION_VERBS
 # What --containall and --compat stand for.
 _CONTAINALL = dict.fromkeys(("contain", "pid", "ipc", "cleanenv"), True)
 _COMPAT = dict.fromkeys(("containall", "no_init", "no_umask", "no_eval", "writable_tmpfs"), True)
@@ -30,16 +30,11 @@ _SAME = (
     *("memory", "memory_swap", "memory_reservation", "cpus", "cpu_shares", "cpuset_cpus"),
     *("cpuset_mems", "pids_limit", "blkio_weight"),
 )
-_SHELL = 'if command -v bash >/dev/null 2>&1; then exec bash --norc "$@"; else exec sh "$@"; fi'
 # An instance stays when its script ends, and gives it SIGTERM.
 _START = (
     'if [ -e "$0" ]; then trap \'kill -TERM $p; wait $p; exit\' TERM; "$0" "$@" & p=$!; wait $p; '
     f"trap - TERM; fi; exec {INIT_PATH} --hold"
 )
-_IF_THERE = 'if [ -e "$0" ]; then exec "$0" "$@"; fi'
-# The words of `shell`, and of `test`, which the script follows.
-SHELL = ["/bin/sh", "-c", _SHELL, "sh"]
-TEST = ["/bin/sh", "-c", _IF_THERE]
 
 
 def main(verb: str, argv: list[str], quiet: bool) -> int:
@@ -126,17 +121,6 @@ def request_of(
         ambient="add_caps" in values,
         quiet=quiet,
     )
-
-
-def scripts_of(app: str) -> dict[str, str]:
-    """Return the paths of the scripts of an image, or of an application in it."""
-    place = f"/scif/apps/{app}/scif" if app else "/.singularity.d"
-    return {name: f"{place}/{name}" for name in ("runscript", "startscript", "test")}
-
-
-def entry_shell() -> list[str]:
-    """Return the words before a command, which set the image's environment and $RLESS_FRONT."""
-    return apptainer_shell(r"FATAL:   \"$1\": ", FAILURE, EVALUATE)
 
 
 def _env_of(image: Image) -> list[str]:

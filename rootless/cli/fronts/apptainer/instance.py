@@ -1,4 +1,4 @@
-"""`instance start|run|list|stop|stats`, and `exec` in one: containers that run in the background.
+"""`instance start|run|list|stop|stats`: containers that run in the background.
 
 An instance is a container of that name, which is removed when it ends. The list is read from what
 lives, so that a name is free again whatever has ended the instance.
@@ -11,7 +11,7 @@ import os
 
 from rootless.cli import streams
 from rootless.cli.fronts.apptainer import actions, parse, table
-from rootless.cli.fronts.apptainer.environment import Environment
+from rootless.cli.fronts.apptainer.enter import LABEL, find
 from rootless.cli.fronts.apptainer.images import Image
 from rootless.cli.fronts.apptainer.pull import inform
 from rootless.cli.fronts.apptainer.table import FrontVerb
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from rootless.engine.state.container import Container
-
-LABEL = "dev.rless.instance"
 
 
 def _starting(name: str, about: str) -> FrontVerb:
@@ -134,22 +132,9 @@ def instances() -> list[tuple[str, Container]]:
         container = containers.load(container_id)
         if container is None:
             continue
-        name = (container.facts.get("labels") or {}).get(LABEL)
-        if name and container.init() is not None:
-            found.append((name, container))
+        if LABEL in (container.facts.get("labels") or {}) and container.init() is not None:
+            found.append((container.facts["name"], container))
     return sorted(found, key=lambda one: one[0])
-
-
-def find(name: str) -> Container:
-    """Return an instance.
-
-    Raises:
-        RlessError: none of that name runs.
-    """
-    for one, container in instances():
-        if one == name:
-            return container
-    raise RlessError(f"no instance found with name {name}", "see `apptainer instance list`")
 
 
 def _matching(args: list[str]) -> list[tuple[str, Container]]:
@@ -202,51 +187,3 @@ def _stop(values: dict[str, Any], args: list[str], quiet: bool) -> int:
         if error is not None:
             raise error
     return 0
-
-
-def act(verb: str, argv: list[str], quiet: bool) -> int:
-    """Run `exec`, `run`, `shell` or `test`, in an instance if the image is one."""
-    values, args = parse.parse(actions.VERBS[verb], argv)
-    if not args[0].startswith("instance://"):
-        return actions.main(verb, argv, quiet)
-    return enter(args[0].partition("//")[2], verb, values, args[1:])
-
-
-def enter(name: str, verb: str, values: dict[str, Any], command: list[str]) -> int:
-    """Run a program in an instance; return its exit code."""
-    from rootless.engine.exec.exec import ExecRequest, execute
-
-    container = find(name)
-    asked = container.facts["request"]
-    home = asked.get("user_home") or "/"
-    environment = Environment(values, {"COMMAND": verb}, home)
-    scripts = actions.scripts_of(environment.app)
-    if verb == "shell":
-        command = [values["shell"]] if "shell" in values else actions.SHELL
-    elif verb == "test":
-        command = [*actions.TEST, scripts["test"], *command]
-    elif verb == "run":
-        command = [scripts["runscript"], *command]
-    before = list(asked.get("entrypoint") or (actions.entry_shell() if environment.app else ()))
-    request = ExecRequest(container.id, [*before, *command])
-    over = dict(environment.over)
-    if before:
-        over = {"RLESS_FRONT": environment.for_shell(), "HOME": home}
-    request.env = [f"{key}={value}" for key, value in over.items()]
-    request.interactive = True
-    request.tty = all(os.isatty(fd) for fd in (0, 1, 2))
-    request.workdir = values.get("pwd") or _directory(container, home)
-    return execute(request)
-
-
-def _directory(container: Container, home: str) -> str:
-    """Return the working directory, if it is the same inside, else the home."""
-    try:
-        here = os.getcwd()
-    except FileNotFoundError:
-        return home
-    for mount in container.facts["mounts"]:
-        if mount["source"] == mount["target"] and f"{here}/".startswith(f"{mount['target']}/"):
-            return here
-    places = [mount["target"] for mount in container.facts["mounts"]]
-    return home if home in places else "/"

@@ -74,12 +74,13 @@ def _dispatch(argv: list[str], name: str) -> int:
         raise parse.UsageError(error, name)
     try:
         if table.MODULES[verb] == "actions":
-            from rootless.cli.fronts.apptainer import actions  # by name, so that hot.bin has it
-
+            # By name, so that hot.bin has them.
             if any(word.startswith("instance://") for word in rest):
-                from rootless.cli.fronts.apptainer import instance
+                from rootless.cli.fronts.apptainer import enter
 
-                return instance.act(verb, rest, quiet)
+                return enter.act(verb, rest, quiet)
+            from rootless.cli.fronts.apptainer import actions
+
             return actions.main(verb, rest, quiet)
         path = f"rootless.cli.fronts.apptainer.{table.MODULES[verb]}"
         __import__(path)

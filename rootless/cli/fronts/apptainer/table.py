@@ -254,7 +254,11 @@ REFUSED_SCHEMES = {
 SCHEMES = ("docker", "docker-archive", "oci", "oci-archive")
 FILE_SCHEMES = ("oras", "http", "https")  # of image files
 
-EXEC = _action("exec", "[OPTIONS] IMAGE COMMAND [ARG...]", "Run a command in a container", least=2)
-RUN = _action("run", "[OPTIONS] IMAGE [ARG...]", "Run what the image is for")
-SHELL = _action("shell", "[OPTIONS] IMAGE", "Run a shell in a container")
-TEST = _action("test", "[OPTIONS] IMAGE [ARG...]", "Run the tests of the image")
+ACTION_VERBS = {
+    "exec": _action(
+        "exec", "[OPTIONS] IMAGE COMMAND [ARG...]", "Run a command in a container", least=2
+    ),
+    "run": _action("run", "[OPTIONS] IMAGE [ARG...]", "Run what the image is for"),
+    "shell": _action("shell", "[OPTIONS] IMAGE", "Run a shell in a container"),
+    "test": _action("test", "[OPTIONS] IMAGE [ARG...]", "Run the tests of the image"),
+}

@@ -106,7 +106,7 @@ def voice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def values_of(*words: str) -> dict[str, object]:
-    return parse(table.RUN, [*words, "image"])[0]
+    return parse(table.ACTION_VERBS["run"], [*words, "image"])[0]
 
 
 def test_variables_of_both_names(
