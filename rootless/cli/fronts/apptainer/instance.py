@@ -7,7 +7,6 @@ lives, so that a name is free again whatever has ended the instance.
 from __future__ import annotations
 
 import json
-import os
 
 from rootless.cli import streams
 from rootless.cli.fronts.apptainer import actions, parse, table
