@@ -21,7 +21,7 @@ from rootless.image.store.staging import store_lock
 # docs/architecture.md says what each is. What builds have kept and names go before the layers.
 _PARTS = (
     *("containers", "names", "networks", "volumes", "build"),
-    *("images", "blobs", "layers", "splits", "partial"),
+    *("images", "blobs", "layers", "splits", "partial", "files"),
     *("host", "seccomp", "flat", "locks", "events.1", "events"),
 )
 _LAST = ("run", "tmp", "lock")

@@ -32,6 +32,8 @@ def test_reset_removes_all_that_rless_has_stored(own_rless: Product, tmp_path: P
     run(rless, "host", "host:", "true")
     run(rless, "running", "-d", rless.image, "sleep", "600")
     os.symlink(outside, rless.storage / "flat")
+    (rless.storage / "files").mkdir()  # of image files that were fetched
+    (rless.storage / "files" / "x.sif").touch()
     rless("tag", rless.image, "base").expect()
     text = "FROM base\nRUN --mount=type=cache,target=/c,uid=7 touch /c/x\n"
     rless("build", "-q", "-t", "built", "-", stdin=text.encode()).expect()
