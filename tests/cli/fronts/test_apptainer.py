@@ -533,6 +533,9 @@ def test_file_of_a_web_server(apptainer: Front, pictures: Path, tmp_path: Path) 
         apptainer("pull", "--dir", str(tmp_path), uri).expect()
         assert server.asked[-1].headers["If-None-Match"] == '"1"'
         assert (tmp_path / "tool.sif").read_bytes() == (pictures / "tool:1").read_bytes()
+        private = uri.replace("http://", "http://me:secret@")
+        done = apptainer("pull", "-F", "--dir", str(tmp_path), f"{private}?key=secret").expect()
+        assert "tool.sif" in done.err and "secret" not in done.err
         for path, said_of in (("/page.sif", "is no image file"), ("/no.sif", "answers 404")):
             done = apptainer("exec", server.url(path), "true").expect(255)
             assert said_of in done.err and done.err.count("\n") == 1, done

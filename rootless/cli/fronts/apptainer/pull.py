@@ -58,7 +58,9 @@ def main(verb: str, argv: list[str], quiet: bool) -> int:
         raise RlessError(f"{escape(path)} already exists: it is not replaced", "use --force")
     platform = f"linux/{values['arch']}" if "arch" in values else None
     if is_file:
-        inform(f"Downloading {uri}", quiet)
+        from rootless.engine.build.remote.image_files import shown
+
+        inform(f"Downloading {shown(uri)}", quiet)
         fetched(uri, path, platform=platform, quiet=quiet)
         return 0
     from rootless.engine.images.flatten import flatten

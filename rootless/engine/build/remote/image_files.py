@@ -21,8 +21,6 @@ from rootless.rootfs.copy import copy_data
 if TYPE_CHECKING:
     from rootless.image.model.reference import Reference
 
-SCHEMES = ("oras", "http", "https")
-
 
 def held(uri: str, *, asks: bool = False, platform: str | None = None, quiet: bool = False) -> str:
     """Return the path of the file that a URI names, which is fetched if it is not here.
@@ -47,7 +45,7 @@ def held(uri: str, *, asks: bool = False, platform: str | None = None, quiet: bo
         image_file.read(path, root)
     except RlessError as error:
         os.unlink(path)
-        raise RlessError(f"{_shown(uri)} is no image file: {error.message}", error.hint) from error
+        raise RlessError(f"{shown(uri)} is no image file: {error.message}", error.hint) from error
     return path
 
 
@@ -117,7 +115,8 @@ def _of_server(uri: str, place: Place, root: str, platform: str | None, quiet: b
     return digest
 
 
-def _shown(uri: str) -> str:
-    from rootless.image.registry.http import shown
+def shown(uri: str) -> str:
+    """Return a URI for messages, without what may be secret in it."""
+    from rootless.image.registry import http
 
-    return escape(uri)[:200] if uri.startswith("oras:") else shown(uri)
+    return escape(uri)[:200] if uri.startswith("oras:") else http.shown(uri)
