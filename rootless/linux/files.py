@@ -66,7 +66,7 @@ def write(
 
     Source: rename(2).
     """
-    temporary = _temporary(path, scratch)
+    temporary = name_beside(path, scratch)
     try:
         _fill(temporary, data, mode, durable, owner)
         os.rename(temporary, path)
@@ -86,7 +86,7 @@ def write_new(path: str, data: bytes, *, mode: int = 0o600, durable: bool = Fals
     Source: link(2), which takes nobody's place, unlike rename(2); open(2) on NFS, where a link
     whose answer was lost is reported as EEXIST.
     """
-    temporary = _temporary(path, None)
+    temporary = name_beside(path)
     try:
         _fill(temporary, data, mode, durable, None)
         try:
@@ -135,7 +135,7 @@ def exchange(one: str, other: str) -> None:
     number = ffi.get_errno()
     if number not in (errno.EINVAL, errno.ENOSYS):
         raise OSError(number, os.strerror(number), one, None, other)
-    between = _temporary(other, None)
+    between = name_beside(other)
     os.rename(other, between)
     try:
         os.rename(one, other)
@@ -157,7 +157,8 @@ def umask() -> int:
     return mask
 
 
-def _temporary(path: str, scratch: str | None) -> str:
+def name_beside(path: str, scratch: str | None = None) -> str:
+    """Return the name of a file that is going to take a path, by rename(2)."""
     base = path if scratch is None else f"{scratch}/{os.path.basename(path)}"
     return f"{base}.{os.urandom(4).hex()}.{os.getpid()}.tmp"
 
@@ -236,7 +237,7 @@ class Output:
         except OSError as error:
             if error.errno not in NO_TMPFILE:
                 raise
-            self._temporary = _temporary(self.path, None)
+            self._temporary = name_beside(self.path)
             self.fd = os.open(self._temporary, os.O_RDWR | _NEW, 0o600)
 
     def __exit__(
@@ -267,7 +268,7 @@ class Output:
                 return
             except FileExistsError:
                 pass  # a link replaces nothing: by another name, which a SIGKILL could leave
-            name = _temporary(self.path, None)
+            name = name_beside(self.path)
             self._link(name)
             self._temporary = name
         os.rename(self._temporary, self.path)

@@ -89,7 +89,7 @@ class Written:
 
 def _link(fd: int, target: str) -> bool:
     """Make a hard link of an open file, in the place of what is there."""
-    name = f"{target}.{os.getpid()}"
+    name = files.name_beside(target)
     try:
         os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=fd, follow_symlinks=True)
     except OSError as error:
