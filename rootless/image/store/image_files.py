@@ -75,9 +75,11 @@ class Place:
         """Make `part`, if it is there, the file with this digest, which the name means now."""
         path = self._path(digest)
         with contextlib.suppress(FileNotFoundError):
+            with open(self.part, "rb") as file:
+                os.fsync(file.fileno())  # a power cut must not leave less of it under its digest
             os.rename(self.part, path)
-        with open(self._record, "w", encoding="ascii") as file:  # in place: it is the lock, too
-            file.write(digest)
+        with open(self._record, "w", encoding="ascii") as record:  # in place: it is the lock, too
+            record.write(digest)
         return path
 
     def _path(self, digest: str) -> str:
