@@ -103,10 +103,8 @@ def test_unit_with_new_runs_the_original_command(rless: Product, tmp_path: Path)
     assert words[1:5] == ["run", "--detach", "--rm", "--name=fresh"]
     assert not [word for word in words if word.startswith("--restart")]
     rless(*words[1:], cwd=entries(text, "WorkingDirectory")[0]).expect()
-    deadline = 200
-    while not (tmp_path / "out").exists() and deadline:
-        deadline -= 1
-        subprocess.run(["sleep", "0.05"], check=True)
+    # The shell makes the file before it writes into it.
+    wait_for(lambda: (tmp_path / "out").exists() and (tmp_path / "out").read_text(), "the output")
     assert (tmp_path / "out").read_text() == strange
     assert entries(text, "ExecStopPost")[0].endswith("rm -f -v fresh")
     path = tmp_path / "container-fresh.service"

@@ -330,6 +330,7 @@ def test_early_signal_ends_the_start(rless: Product) -> None:
         except subprocess.TimeoutExpired:
             process.terminate()
             assert process.wait(10) == 0
+    rless("ps").expect()  # what a start that was killed had made is removed by the next command
 
 
 # -- init ----------------------------------------------------------------------------------------
