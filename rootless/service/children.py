@@ -16,8 +16,8 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from rootless import log
-from rootless.errors import RlessError
-from rootless.linux import prctl
+from rootless.errors import RlessError, SyscallError
+from rootless.linux import ns, prctl
 from rootless.linux.process import close_others
 
 if TYPE_CHECKING:
@@ -41,10 +41,14 @@ class Result:
         self.warnings = warnings
 
 
-def fork(body: Callable[[], object], kept: set[int]) -> int:
-    """Run `body` in a child that has only these descriptors; return its pid."""
+def fork(body: Callable[[], object], kept: set[int], cgroup: str = "") -> int:
+    """Run `body` in a child that has only these descriptors; return its pid.
+
+    Args:
+        cgroup: that the child is to be in, if it may; "": ours.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
-    pid = os.fork()
+    pid = _fork_into(cgroup) if cgroup else os.fork()
     if pid:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return pid
@@ -63,6 +67,18 @@ def fork(body: Callable[[], object], kept: set[int]) -> int:
             log.debug(f"child: {error!r}")
     finally:
         os._exit(0)
+
+
+def _fork_into(cgroup: str) -> int:
+    try:
+        return ns.fork_into(cgroup)
+    except (SyscallError, OSError):
+        pass  # there is none, or it is not ours; or Linux is older than 5.7
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(OSError), open(f"{cgroup}/cgroup.procs", "w") as file:
+            file.write("0")
+    return pid
 
 
 def follow(pid: int) -> asyncio.Future[int]:

@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -239,6 +240,53 @@ def test_exec_gives_streams_and_its_code_is_there_at_their_end(
         assert split(rest + read_all(stream))[1].startswith(b"/dev/pts/")
     assert service.ask("GET", f"/exec/{64 * '0'}/json")[0] == 404
     assert service.ask("DELETE", "/containers/host?force=1")[0] == 204
+
+
+def test_exec_leaves_no_descriptors_in_the_service(service: Service, image: str) -> None:
+    make(service, "many", body(image, "sleep 1000"))
+    assert service.ask("POST", "/containers/many/start")[0] == 204
+    wanted = {"AttachStdout": True, "Cmd": ["echo", "x"]}
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{service.process.pid}/fd"))
+
+    def run_one() -> None:
+        found = service.ask("POST", "/containers/many/exec", wanted)[1]
+        with take_over(service, f"/exec/{found['Id']}/start", b"{}") as stream:
+            assert split(read_head(stream)[1] + read_all(stream)) == {1: b"x\n", 2: b""}
+
+    run_one()
+    before = descriptors()
+    for _ in range(5):
+        run_one()
+    # It closes its side of the last connection in its own time.
+    wait_for(lambda: descriptors() <= before, "its descriptors", PATIENCE)
+    assert service.ask("DELETE", "/containers/many?force=1")[0] == 204
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_keeper_of_an_exec_is_in_the_group_of_the_monitor(
+    service: Service, rless: Product, image: str
+) -> None:
+    """Where the monitor is a unit of systemd's; here the group is made by hand."""
+    container = make(service, "kept", body(image, "sleep 1000"))
+    assert service.ask("POST", "/containers/kept/start")[0] == 204
+    group = Path(json.loads((rless.live / container).read_text())["cgroup"]).parent / "supervisor"
+    made = not group.exists()
+    group.mkdir(exist_ok=True)
+    wanted = {"Cmd": ["sh", "-c", "until [ -e /go ]; do sleep 0.05; done; exit 3"]}
+    found = service.ask("POST", "/containers/kept/exec", wanted)[1]
+    assert service.ask("POST", f"/exec/{found['Id']}/start", {"Detach": True})[0] == 200
+    record = rless.storage / "containers" / container / "execs" / f"{found['Id']}.json"
+    keeper = json.loads(record.read_text())["keeper"][0]
+    assert str(keeper) in (group / "cgroup.procs").read_text().split()
+    rless("exec", "kept", "touch", "/go").expect()
+    target = f"/exec/{found['Id']}/json"
+    wait_for(lambda: service.ask("GET", target)[1]["ExitCode"] == 3, "its exit code", PATIENCE)
+    assert service.ask("DELETE", "/containers/kept?force=1")[0] == 204
+    if made:
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), "the keeper's end", PATIENCE)
+        group.rmdir()
 
 
 def test_detached_exec_runs_on_and_its_code_is_recorded(

@@ -21,7 +21,7 @@ import select
 from rootless import paths
 from rootless.engine.attach.detach_keys import Keys
 from rootless.engine.attach.streams import Pump, Signals
-from rootless.engine.exec.process import describe, hold, load_spec
+from rootless.engine.exec.process import check, describe, hold, load_spec
 from rootless.engine.state import container as containers
 from rootless.engine.state import events
 from rootless.errors import EXIT_TOOL, RlessError, SyscallError
@@ -43,12 +43,14 @@ from rootless.runtime.host import exec as runtime
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, TypeVar
 
     from rootless.engine.attach.terminal import Terminal
     from rootless.engine.monitor.config import KeeperConfig
     from rootless.engine.state.container import Container
     from rootless.oci.runtime_spec import Box
+
+    Kept = TypeVar("Kept")
 
 _CLEAN_UP = 2.0  # seconds that killed processes may take to end
 _NOTHING_TO_KEEP: KeeperConfig = {
@@ -113,7 +115,7 @@ def execute(request: ExecRequest) -> int:
     close_on_exec_from(3)
     keys = Keys(request.detach_keys)
     container = containers.find(request.container)
-    hold(container)
+    check(container)
     exec_id = os.urandom(32).hex()
     tell_created(request, container, exec_id)
     size: Box | None = None
@@ -125,7 +127,7 @@ def execute(request: ExecRequest) -> int:
     signals = Signals(proxy=not request.detach)
     config = keeper_config(container, exec_id) if request.detach else None
     try:
-        process = begin(request, container, exec_id, streams, size, config=config)
+        process = begin(KeptProcess, request, container, exec_id, streams, size, config=config)
         master = streams.receive_master()
         if request.detach:
             if master >= 0:
@@ -154,6 +156,10 @@ def tell_created(request: ExecRequest, container: Container, exec_id: str) -> No
 
 
 def begin(
+    keep: Callable[
+        [Callable[[], runtime.Started], runtime.Init, Callable[[int], None], KeeperConfig | None],
+        Kept,
+    ],
     request: ExecRequest,
     container: Container,
     exec_id: str,
@@ -162,10 +168,11 @@ def begin(
     *,
     config: KeeperConfig | None = None,
     ended: Callable[[int], None] | None = None,
-) -> KeptProcess:
+) -> Kept:
     """Start the process, and close its ends of the streams.
 
     Args:
+        keep: `KeptProcess`, or `Keeper` for a caller that has nothing else to do.
         size: of its terminal.
         config: as for `KeptProcess`.
         ended: called in the keeper, with the exit code, where that is no small program.
@@ -204,7 +211,7 @@ def begin(
             console_fd=streams.console,
             complete=complete,
         )
-        process = KeptProcess(lambda: start(entrant), init, note, config)
+        process = keep(lambda: start(entrant), init, note, config)
     except RlessError as error:
         note(error.exit_code)
         raise
@@ -380,6 +387,75 @@ class KeptProcess:
         return code
 
 
+class Keeper:
+    """The caller as the keeper of a process that it has started.
+
+    Attributes:
+        pid, pidfd: the process. result: what others read the report from.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], runtime.Started],
+        init: runtime.Init,
+        ended: Callable[[int], None],
+        config: KeeperConfig | None = None,
+        report: tuple[int, int] | None = None,
+    ) -> None:
+        """Start the process.
+
+        Args:
+            ended, config: as for `KeptProcess`.
+            report: a pipe; None: a new one.
+
+        Raises:
+            RlessError: as `KeptProcess`.
+        """
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self.result, self._writer = report or os.pipe()
+        self._init, self._ended, self._config = init, ended, config
+        if init.shares_pids:
+            prctl.set_child_subreaper()
+        self._program = -1
+        if config is not None and not init.shares_pids:
+            from rootless.engine.monitor.execute import open_program
+
+            self._program = open_program()
+        self._started = start()
+        self.pid, self.pidfd = self._started.pid, self._started.pidfd
+
+    def keep(self) -> NoReturn:
+        """Wait for the end of the process, without anything of what the caller was."""
+        init, pidfd, writer = self._init, self.pidfd, self._writer
+        _leave_caller({pidfd, init.pidfd, writer, self._program})
+        if self._program >= 0 and self._config is not None:
+            from rootless.engine.monitor.execute import exec_keeper
+
+            self._config["child"] = self.pid
+            self._config["init_fd"], self._config["result_fd"] = pidfd, writer
+            exec_keeper(self._program, self._config)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if init.shares_pids:
+            poll.register(init.pidfd, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if pidfd in ready:
+                break
+            poll.unregister(init.pidfd)
+            pidfd_send_signal(pidfd, signal.SIGKILL)
+        code = self._started.wait()
+        self._ended(code)
+        try:
+            sync.send(writer, sync.READY, {"code": code})
+        except OSError:
+            pass  # the command has gone
+        if init.shares_pids:
+            os.close(writer)
+            _keep_orphans(init)
+        os._exit(0)
+
+
 def _keep(
     start: Callable[[], runtime.Started],
     init: runtime.Init,
@@ -387,49 +463,17 @@ def _keep(
     ended: Callable[[int], None],
     config: KeeperConfig | None,
 ) -> NoReturn:
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         os.setsid()  # the terminal's signals are for the command, which forwards them
-        if init.shares_pids:
-            prctl.set_child_subreaper()
-        program_fd = -1
-        if config is not None and not init.shares_pids:
-            from rootless.engine.monitor.execute import exec_keeper, open_program
-
-            program_fd = open_program()
-        started = start()
+        keeper = Keeper(start, init, ended, config, (-1, writer))
     except RlessError as error:
         sync.send(writer, sync.FAILED, sync.error_payload(error))
         os._exit(error.exit_code)
     except OSError as error:
         sync.send(writer, sync.FAILED, [f"exec: {error}", None, EXIT_TOOL])
         os._exit(EXIT_TOOL)
-    sync.send(writer, sync.READY, {"pid": started.pid, "start": start_time(started.pid)})
-    _leave_caller({started.pidfd, init.pidfd, writer, program_fd})
-    if program_fd >= 0 and config is not None:
-        config["child"] = started.pid
-        config["init_fd"], config["result_fd"] = started.pidfd, writer
-        exec_keeper(program_fd, config)
-    poll = select.poll()
-    poll.register(started.pidfd, select.POLLIN)
-    if init.shares_pids:
-        poll.register(init.pidfd, select.POLLIN)
-    while True:
-        ready = [fd for fd, _ in poll.poll()]
-        if started.pidfd in ready:
-            break
-        poll.unregister(init.pidfd)
-        pidfd_send_signal(started.pidfd, signal.SIGKILL)
-    code = started.wait()
-    ended(code)
-    try:
-        sync.send(writer, sync.READY, {"code": code})
-    except OSError:
-        pass  # the command has gone
-    if init.shares_pids:
-        os.close(writer)
-        _keep_orphans(init)
-    os._exit(0)
+    sync.send(writer, sync.READY, {"pid": keeper.pid, "start": start_time(keeper.pid)})
+    keeper.keep()
 
 
 def _keep_orphans(init: runtime.Init) -> None:

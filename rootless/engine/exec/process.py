@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
     from rootless.engine.exec.exec import ExecRequest
     from rootless.engine.state.container import Container
+    from rootless.engine.state.records import RunRecord
     from rootless.oci.runtime_spec import Capabilities, Process, Spec
 
 _USERS_LIMIT = 1 << 20  # bytes of /etc/passwd or /etc/group that are read
 
 
-def hold(container: Container) -> tuple[runtime.Init, str | None]:
-    """Hold the first process of a container that runs and is not paused; return its cgroup, too.
+def check(container: Container) -> RunRecord:
+    """Return the run record of a container that runs and is not paused.
 
     Raises:
         RlessError: it does not, with Docker's words and exit code.
@@ -49,23 +50,28 @@ def hold(container: Container) -> tuple[runtime.Init, str | None]:
             1,
             kind=CONFLICT,
         )
+    return record
+
+
+def hold(container: Container) -> tuple[runtime.Init, str | None]:
+    """Hold the first process of a container that `check` lets pass; return its cgroup, too.
+
+    Raises:
+        RlessError: as `check`; it has just ended.
+    """
+    record = check(container)
     return runtime.Init(*record["init"]), record.get("cgroup") or None
 
 
-def enter_supervisor(container: Container) -> None:
-    """Move to the control group of the container's monitor, if we may.
+def supervisor(record: RunRecord) -> str:
+    """Return the control group of the container's monitor; "": there is none.
 
     For who outlives the caller: a unit of systemd may end with all that is in its group.
     """
     from rootless.runtime.cgroup.cgroupfs import SUPERVISOR
 
-    cgroup = container.run_record().get("cgroup")
-    if cgroup:
-        try:
-            with open(f"{os.path.dirname(cgroup)}/{SUPERVISOR}/cgroup.procs", "w") as file:
-                file.write("0")
-        except OSError:
-            pass  # there is none, or it is not ours to enter
+    cgroup = record.get("cgroup")
+    return f"{os.path.dirname(cgroup)}/{SUPERVISOR}" if cgroup else ""
 
 
 def load_spec(container: Container) -> Spec:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rootless import paths
 from rootless.engine.exec.exec import ExecRequest, tell_created
-from rootless.engine.exec.process import hold
+from rootless.engine.exec.process import check
 from rootless.engine.state.container import (
     all_ids,
     containers_root,
@@ -44,7 +44,7 @@ def create(request: ExecRequest) -> str:
         RlessError: the container does not run, or is paused.
     """
     container = find(request.container)
-    hold(container)
+    check(container)
     _clear(container)
     exec_id = os.urandom(32).hex()
     paths.private_dir(directory(container))

@@ -238,14 +238,6 @@ def _has_limits(spec: Spec) -> bool:
     return bool(asked(spec.get("linux", {}).get("resources", {})))
 
 
-def _fork_into(cgroup: str) -> tuple[int, int]:
-    group_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return ns.clone3(0, group_fd)
-    finally:
-        os.close(group_fd)
-
-
 class Entrant(ContainerProcess):
     """The joiner and, after its clone3, the entrant."""
 
@@ -315,17 +307,13 @@ class Entrant(ContainerProcess):
     def fork_joiner(self) -> int:
         """Fork the joiner, in the container's control group if it can be; return its pid or 0.
 
-        A process that moves waits for an RCU grace period, 4 to 20 ms; one that is born in the
-        group waits for nothing. Both need the same rights, so where it cannot be born there the
-        joiner tries to move, and reports why that fails (`enter_cgroup`).
+        Where it cannot be born there, the joiner tries to move, and reports why that fails
+        (`enter_cgroup`).
         """
         self.born_inside = bool(self.cgroup) and not self._changes_cpus()
         try:
             if self.born_inside:
-                pid, pidfd = _fork_into(str(self.cgroup))
-                if pid:
-                    os.close(pidfd)
-                return pid
+                return ns.fork_into(str(self.cgroup))
         except (SyscallError, OSError):
             self.born_inside = False
         return os.fork()

@@ -12,8 +12,9 @@ from rootless.engine.attach.detach_keys import Keys
 from rootless.engine.attach.terminal import resize as set_size
 from rootless.engine.exec import exec as engine
 from rootless.engine.exec import records
-from rootless.engine.exec.process import enter_supervisor, hold
+from rootless.engine.exec.process import check, supervisor
 from rootless.engine.state import events
+from rootless.engine.state.container import this_process
 from rootless.errors import CONFLICT, INVALID, RlessError
 from rootless.linux import unix
 from rootless.service import children, inputs
@@ -113,16 +114,16 @@ async def start(request: Request) -> Response | None:
     # Whether there is a terminal was said at the create; here, how the client reads it.
     framed = not inputs.get(body, "Tty", False)
     size = _size(body)
-    hold(container)
+    group = supervisor(check(container))
     records.claim(container, record["id"])
     if wanted.detach:
-        (await _begin(container, record["id"], wanted, size)).close()
+        (await _begin(container, record["id"], wanted, size, group)).close()
         return Response()
     terminal = _terminals[record["id"]] = asyncio.get_running_loop().create_future()
     try:
         ahead = await request.connection.take_over(request, stream_type(request, not framed))
         try:
-            process = await _begin(container, record["id"], wanted, size)
+            process = await _begin(container, record["id"], wanted, size, group)
         except RlessError as error:
             text = f"{error}\r\n".encode()
             await request.connection.write(frame(1, text) if framed else text)
@@ -193,16 +194,21 @@ class _Process:
 
 
 async def _begin(
-    container: Container, exec_id: str, wanted: engine.ExecRequest, size: Box | None
+    container: Container, exec_id: str, wanted: engine.ExecRequest, size: Box | None, group: str
 ) -> _Process:
-    """Start a process by a child, which hands its streams over and ends.
+    """Start a process by a child, which hands its streams over and stays as its keeper.
+
+    Args:
+        group: the control group for those who stay; "": ours.
 
     Raises:
         RlessError: it cannot be started.
     """
     ours, theirs = unix.pair(unix.SOCK_SEQPACKET)
     try:
-        pid = children.fork(lambda: _start(container, exec_id, wanted, size, theirs), {theirs})
+        pid = children.fork(
+            lambda: _start(container, exec_id, wanted, size, theirs), {theirs}, group
+        )
         os.close(theirs)
         children.follow(pid)
         while True:
@@ -225,17 +231,16 @@ async def _begin(
 def _start(
     container: Container, exec_id: str, wanted: engine.ExecRequest, size: Box | None, fd: int
 ) -> None:
-    """Start a process; in the child."""
+    """Start a process, and keep it; in the child."""
 
     def ended(code: int) -> None:
         records.note_end(container, exec_id, code)
 
     try:
-        enter_supervisor(container)  # and so do those who stay: the keepers
         streams = engine.Streams(wanted)
         config = engine.keeper_config(container, exec_id, records.directory(container))
         process = engine.begin(
-            wanted, container, exec_id, streams, size, config=config, ended=ended
+            engine.Keeper, wanted, container, exec_id, streams, size, config=config, ended=ended
         )
         master = streams.receive_master()
         reading = reader = -1
@@ -243,7 +248,7 @@ def _start(
             if not wanted.detach:
                 reader, reading = os.pipe()
             engine.hold_terminal(process.pidfd, master, reader)
-        records.note_start(container, exec_id, process.pid, process.keeper)
+        records.note_start(container, exec_id, process.pid, this_process())
         given = {
             "result": process.result,
             "pidfd": process.pidfd,
@@ -255,6 +260,7 @@ def _start(
         }
         given = {name: one for name, one in given.items() if one >= 0}
         unix.send(fd, json.dumps(list(given)).encode(), list(given.values()))
+        process.keep()
     except RlessError as error:
         if error.exit_code in (126, 127) and not error.kind:
             error.kind = INVALID
