@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 NAME = "hot.bin"
 COMMANDS = ("rootless.cli.main", "rootless.runtime.commands.main")
-MAPS = "rootless.linux.memory"  # what reaches the second part
+MAPS = ("rootless.linux.files", "rootless.linux.call")  # what reaches the second part
+# What scripts ask all the time does without the second part: the bindings that map it take 1 ms.
+ASKED = ("rootless.cli.parse", "rootless.cli.verbs.container.ps", "rootless.engine.query.ps")
 # Commands that only the launcher starts.
 STARTED = ("rootless.cli.foreground", "rootless.cli.fronts.main")
 FINDER = "rootless.launch"
@@ -189,9 +191,9 @@ def select(modules: dict[str, Module]) -> tuple[list[str], list[str]]:
     }
     while more := {name for name in modules if modules[name].at_start & slow} - slow:
         slow |= more
-    first = [name for name in closure((*COMMANDS, MAPS), modules) if name not in slow]
+    first = [name for name in closure((*COMMANDS, *MAPS, *ASKED), modules) if name not in slow]
     found: set[str] = set()
-    queue = [*COMMANDS, MAPS, *STARTED]
+    queue = [*COMMANDS, *MAPS, *STARTED]
     while queue:
         name = queue.pop()
         if name in modules and name not in found | slow:

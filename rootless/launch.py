@@ -96,7 +96,7 @@ class HotModules:
                 raise ValueError("a piece of it is missing")
             if part == 1:
                 return memoryview(os.pread(fd, end - start, start))
-            from rootless.linux.memory import map_file
+            from rootless.linux.files import map_file
 
             return map_file(fd, end)[start:]
         finally:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, and files without a name.
+"""Files that are whole or not there: atomic writes, files without a name, mapped ones.
 
 A write goes to a temporary file beside its target (or in a scratch directory of the same file
 system), which then takes the target's name by rename(2) or link(2). So a reader sees the old
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)
 _CHUNK = 65536  # bytes: what is read by one call
 _RENAME_EXCHANGE = 2
+_PROT_READ = 1
+_MAP_PRIVATE = 2
+_MAP_FAILED = 2**64 - 1
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -143,6 +146,29 @@ def exchange(one: str, other: str) -> None:
         os.rename(between, other)
         raise
     os.rename(between, one)
+
+
+def map_file(fd: int, size: int) -> memoryview:
+    """Return the first `size` bytes of a file, to read; they stay mapped until the process ends.
+
+    Without the module `mmap`, which keeps the descriptor open. A page costs only if it is read,
+    and sixteen come by one fault. Whoever shortens the file meanwhile ends the process by SIGBUS:
+    only for files that are replaced, never rewritten.
+
+    Raises:
+        SyscallError: EINVAL (the size is 0), EACCES, ENODEV.
+
+    Source: mmap(2).
+    """
+    from rootless.linux import ffi
+    from rootless.linux.call import failed, libc
+
+    mmap = libc.mmap
+    mmap.restype = ffi.c_ulong
+    start: int = mmap(None, ffi.c_size_t(size), _PROT_READ, _MAP_PRIVATE, fd, ffi.c_long(0))
+    if start == _MAP_FAILED:
+        raise failed(f"mmap(fd {fd}, {size})")
+    return memoryview((ffi.c_char * size).from_address(start)).toreadonly()
 
 
 def default_mode() -> int:

@@ -25,6 +25,7 @@ from rootless.errors import RlessError, SyscallError
 from rootless.linux import idmap, ns, process, unix
 from rootless.linux.locks import Locked
 from rootless.linux.network import netlink
+from rootless.linux.procfs import start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -317,6 +318,6 @@ def restore_way_out(hub: Hub, note: Callable[[list[int]], None]) -> None:
     """
     pasta = _prepare_pasta()
     pasta.fork(die_with_parent=False)
-    note([pasta.pid, process.start_time(pasta.pid) or 0])
+    note([pasta.pid, start_time(pasta.pid) or 0])
     pasta.begin(hub.netns, hub.userns)
     hub.call("O", fds=[pasta.pidfd, pasta.detach_ready()])

@@ -269,6 +269,20 @@ def test_run_accesses_few_paths(
     assert own.count("hot.bin") == 2
 
 
+@pytest.mark.needs("strace")
+def test_ps_needs_no_bindings(installed: Installation, rless: Product, tmp_path: Path) -> None:
+    """What it loads is in the first part of hot.bin; the second would have to be mapped by them."""
+    rless("create", "--network", "none", "--name", "box", rless.image, "true").expect()
+    try:
+        argv = installed.argv("rless", "ps", "-a")
+        opened = "\n".join(paths(tmp_path / "log", argv, rless.env))
+    finally:
+        rless("rm", "box").expect()
+    assert "/container.json" in opened
+    assert "_ctypes" not in opened
+    assert opened.count("rootless/hot.bin") == 1
+
+
 @pytest.mark.needs("user namespaces")
 def test_stored_short_name_reads_no_registries_conf(
     installed: Installation, cached: Product, tmp_path: Path

@@ -494,3 +494,26 @@ def test_two_directories_change_places_in_steps(
     monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 30)  # EINVAL, as on NFS
     test_two_directories_change_places(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["one", "other"]
+
+
+def test_mapped_file_outlives_its_descriptor_and_name(tmp_path: Path) -> None:
+    content = os.urandom(3 * 4096 + 17)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDONLY)
+    before = set(os.listdir("/proc/self/fd"))
+    mapped = files.map_file(fd, len(content))
+    assert set(os.listdir("/proc/self/fd")) <= before
+    os.close(fd)
+    path.unlink()
+    assert bytes(mapped) == content
+    assert bytes(mapped[4090:4100]) == content[4090:4100]
+    assert mapped.readonly
+
+
+def test_unmappable_file_is_an_error(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(SyscallError) as caught:
+        files.map_file(fd, 1)
+    assert caught.value.errno == errno.ENODEV
+    os.close(fd)

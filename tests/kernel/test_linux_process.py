@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import caps, idmap, ns, prctl, process, subid
+from rootless.linux import caps, idmap, ns, prctl, process, procfs, subid
 from rootless.linux.idmap import IdMap
 from rootless.linux.network import netlink
 
@@ -312,29 +312,29 @@ def test_pidfd_of_a_foreign_process_sends_no_signal() -> None:
 
 def test_start_time_distinguishes_recycled_pids() -> None:
     """Class 39: it tells two processes with the same number apart."""
-    own = process.start_time(os.getpid())
+    own = procfs.start_time(os.getpid())
     assert own is not None
-    assert process.start_time(os.getpid()) == own
+    assert procfs.start_time(os.getpid()) == own
     now = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
     assert 0 < own <= now + 1
     time.sleep(0.03)
     pid = os.fork()
     if pid == 0:
         os._exit(0)
-    child = process.start_time(pid)  # of a zombie too
+    child = procfs.start_time(pid)  # of a zombie too
     assert child is not None
     assert child > own
     os.waitpid(pid, 0)
-    assert process.start_time(pid) is None
+    assert procfs.start_time(pid) is None
 
 
 def test_start_time_survives_a_hostile_process_name(tmp_path: Path) -> None:
     def child() -> Any:
         with open("/proc/self/comm", "w", encoding="ascii") as file:
             file.write(") R 1 2 3 (")
-        return process.start_time(os.getpid())
+        return procfs.start_time(os.getpid())
 
-    assert abs(in_child(child) - (process.start_time(os.getpid()) or 0)) < 10**6
+    assert abs(in_child(child) - (procfs.start_time(os.getpid()) or 0)) < 10**6
 
 
 def test_close_from_closes_descriptors() -> None:

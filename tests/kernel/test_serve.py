@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rootless.errors import RlessError, SyscallError
-from rootless.linux import mount, process, programs
+from rootless.linux import mount, procfs, programs
 from rootless.linux.call import libc
 from rootless.linux.namespace_holder import Holder
 from rootless.rootfs import fuse, squashfs
@@ -404,7 +404,7 @@ def await_end(pids: list[int]) -> None:
     """Wait until processes have ended; whoever adopts them may leave them as zombies."""
     deadline = time.monotonic() + SECONDS
     for pid in pids:
-        while process.process_state(pid) not in ("", "Z", "X"):
+        while procfs.process_state(pid) not in ("", "Z", "X"):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 

@@ -13,7 +13,7 @@ import pytest
 from rootless.engine.attach.detach_keys import Keys, parse
 from rootless.errors import RlessError
 from rootless.linux.cgroup import membership
-from rootless.linux.process import start_time
+from rootless.linux.procfs import start_time
 from rootless.runtime.host import exec as runtime
 from rootless.runtime.inside import process
 from tests.lib.compiled import ROOT

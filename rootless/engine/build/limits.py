@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rootless.engine.resources import parse_set
-from rootless.linux.process import is_running, start_time
+from rootless.linux.procfs import is_running, start_time
 from rootless.runtime import cgroup
 from rootless.runtime.cgroup.base import CgroupRequest
 

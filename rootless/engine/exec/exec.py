@@ -33,8 +33,8 @@ from rootless.linux.process import (
     pidfd_open,
     pidfd_send_signal,
     show_as,
-    start_time,
 )
+from rootless.linux.procfs import start_time
 from rootless.linux.signals import signal
 from rootless.linux.unix import receive_fd
 from rootless.runtime import sync

@@ -37,7 +37,8 @@ from rootless.linux import idmap as idmaps
 from rootless.linux import mount as mounts
 from rootless.linux import ns, prctl
 from rootless.linux.openat2 import make_dirs, make_file, openat2
-from rootless.linux.process import become_root, is_running, pidfd_open
+from rootless.linux.process import become_root, pidfd_open
+from rootless.linux.procfs import is_running
 from rootless.rootfs import stored
 
 TYPE_CHECKING = False

@@ -14,7 +14,8 @@ import time
 
 from rootless.engine.state import events
 from rootless.errors import CONFLICT, RlessError, SyscallError
-from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.procfs import start_time
 from rootless.linux.signals import signal
 
 TYPE_CHECKING = False

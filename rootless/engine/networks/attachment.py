@@ -20,7 +20,7 @@ from rootless.engine.state import events
 from rootless.engine.state.container import containers_root, is_alive, run_records_root, write_json
 from rootless.errors import RlessError
 from rootless.linux.locks import Locked
-from rootless.linux.process import start_time
+from rootless.linux.procfs import start_time
 from rootless.network import addresses, bridge, firewall, hub
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from rootless.engine.state.container import all_ids, is_alive, load, read_json
+from rootless.engine.state.container import all_ids, is_alive, load, read_json, run_records_root
 from rootless.engine.state.reconcile import reconcile
 
 TYPE_CHECKING = False
@@ -26,11 +26,14 @@ def list_containers(ended_too: bool = False) -> list[dict[str, Any]]:
     """Return all about containers that lists show, newest first; only living ones by default."""
     reconcile()
     rows = []
-    for container_id in all_ids():
+    ids = all_ids()
+    # After the ids, so none is missed: one call in place of one for each container.
+    recorded = frozenset(os.listdir(run_records_root()))
+    for container_id in ids:
         container = load(container_id)
         if container is None:
             continue
-        status, code = container.status()
+        status, code = container.status(container_id in recorded)
         if status in LIVING or ended_too:
             rows.append(describe(container, status, code))
     return sorted(rows, key=lambda row: float(row["created"]), reverse=True)

@@ -36,7 +36,8 @@ from rootless.engine.state import container as containers
 from rootless.engine.state import monitor_client
 from rootless.errors import RlessError
 from rootless.linux import locks
-from rootless.linux.process import pidfd_open, start_time
+from rootless.linux.process import pidfd_open
+from rootless.linux.procfs import start_time
 from rootless.runtime.host import exec as runtime_exec
 
 TYPE_CHECKING = False

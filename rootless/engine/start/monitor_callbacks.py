@@ -17,7 +17,7 @@ from rootless.engine.monitor import execute
 from rootless.engine.state import container as containers
 from rootless.engine.state import events
 from rootless.errors import RlessError
-from rootless.linux.process import start_time
+from rootless.linux.procfs import start_time
 from rootless.linux.signals import signal
 
 TYPE_CHECKING = False

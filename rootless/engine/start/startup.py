@@ -39,7 +39,8 @@ from rootless.engine.state import monitor_client
 from rootless.engine.state.container import this_process, write_json
 from rootless.errors import RlessError
 from rootless.linux import prctl
-from rootless.linux.process import show_as, start_time
+from rootless.linux.process import show_as
+from rootless.linux.procfs import start_time
 from rootless.linux.unix import receive_fd
 from rootless.runtime import sync
 from rootless.runtime.host import parent

@@ -29,13 +29,7 @@ import time
 from rootless import jsontext, paths
 from rootless.errors import CONFLICT, NOT_FOUND, RlessError, SyscallError
 from rootless.linux import files
-from rootless.linux.process import (
-    is_running,
-    pidfd_open,
-    pidfd_send_signal,
-    process_state,
-    start_time,
-)
+from rootless.linux.procfs import is_running, process_state, start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,11 +153,20 @@ class Container:
         """Return how it ended, if that was recorded, in exit.json or else in the run record."""
         return self.exit_record() or self.run_record().get("ended")
 
-    def status(self) -> tuple[str, int | None]:
+    def status(self, recorded: bool = True) -> tuple[str, int | None]:
         """Return Docker's word for the state, and the exit code of one that has ended.
 
         created, running, paused, restarting, exited; unknown: only another machine can tell.
+
+        Args:
+            recorded: else the caller has listed the run records, and there was none of it: then
+                one is looked for only if it has been started since.
         """
+        if not recorded:
+            if ended := self.exit_record():
+                return "exited", ended["code"]
+            if not self.was_started():
+                return "created", None
         record = self.run_record()
         if is_alive(record.get("init")):
             return "paused" if is_paused(record) else "running", None
@@ -247,6 +250,9 @@ def is_paused(record: RunRecord) -> bool:
 
 def signal_process(process: Process | tuple[int, int], number: int) -> None:
     """Signal a process that is known by pid and start time; one that has ended is no error."""
+    # Its bindings take 1 ms, and lists of containers signal nobody.
+    from rootless.linux.process import pidfd_open, pidfd_send_signal
+
     pid, started = process
     try:
         pidfd = pidfd_open(pid)

@@ -36,7 +36,7 @@ from rootless.engine.state.container import (
     signal_process,
     unlink,
 )
-from rootless.linux.process import process_state
+from rootless.linux.procfs import process_state
 from rootless.linux.signals import signal
 
 TYPE_CHECKING = False

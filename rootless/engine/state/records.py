@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rootless.linux.idmap import Extent
     from rootless.rootfs import MountedRecord
 
-# [pid, start time] in the form of `linux.process.start_time`: no other process ever has both.
+# [pid, start time] in the form of `linux.procfs.start_time`: no other process ever has both.
 Process: TypeAlias = list[int]
 
 

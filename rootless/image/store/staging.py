@@ -19,7 +19,7 @@ from rootless.errors import RlessError, escape
 from rootless.image.model import limits
 from rootless.image.store.ownership import delete_any
 from rootless.linux.locks import is_at, lock, open_lock, unlock
-from rootless.linux.process import start_time
+from rootless.linux.procfs import start_time
 from rootless.paths import boot_id, private_dir
 
 TYPE_CHECKING = False

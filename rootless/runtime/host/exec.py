@@ -40,13 +40,8 @@ import os
 from rootless.errors import EXIT_CANNOT_EXECUTE, RlessError, SyscallError, escape
 from rootless.linux import ns, prctl
 from rootless.linux.cgroup import may_enter, membership, sockets
-from rootless.linux.process import (
-    arguments_place,
-    become_root,
-    pidfd_open,
-    show_as,
-    start_time,
-)
+from rootless.linux.process import arguments_place, become_root, pidfd_open, show_as
+from rootless.linux.procfs import start_time
 from rootless.runtime import sync
 from rootless.runtime.host.namespaces import FILES, FLAGS
 from rootless.runtime.inside import process as application

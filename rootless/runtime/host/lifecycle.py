@@ -17,7 +17,8 @@ import time
 from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import files
-from rootless.linux.process import pidfd_open, pidfd_send_signal, start_time
+from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.procfs import start_time
 from rootless.linux.signals import signal
 from rootless.oci import validate
 from rootless.runtime import cgroup as cgroups

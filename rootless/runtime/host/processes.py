@@ -9,7 +9,8 @@ import os
 
 from rootless import paths
 from rootless.errors import SyscallError
-from rootless.linux.process import is_running, pidfd_open, pidfd_send_signal
+from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.procfs import is_running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ import time
 from rootless import jsontext, paths
 from rootless.errors import RlessError, SyscallError
 from rootless.linux import files
-from rootless.linux.process import is_running, pidfd_open, pidfd_send_signal
+from rootless.linux.process import pidfd_open, pidfd_send_signal
+from rootless.linux.procfs import is_running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ def show():
     print(sandbox.server.attach(sys.argv[4])[0], os.listdir(sys.argv[4]), flush=True)
     sandbox.server.close()
 def await_state(pid, letter):
-    from rootless.linux.process import process_state
+    from rootless.linux.procfs import process_state
     while process_state(pid) != letter:
         pass
 """

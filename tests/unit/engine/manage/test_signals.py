@@ -10,7 +10,7 @@ import pytest
 
 from rootless.engine.manage import signals
 from rootless.errors import SyscallError
-from rootless.linux.process import start_time
+from rootless.linux.procfs import start_time
 
 
 @pytest.mark.parametrize(

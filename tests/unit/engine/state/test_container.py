@@ -19,7 +19,7 @@ from rootless.engine.state import container as containers
 from rootless.engine.state.container import Container
 from rootless.engine.state.reconcile import reconcile
 from rootless.errors import RlessError
-from rootless.linux.process import start_time
+from rootless.linux.procfs import start_time
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +130,20 @@ def test_states_are_derived(process: subprocess.Popen[bytes]) -> None:
     other = make()
     other.update_run_record(owner=known(process))
     assert other.status() == ("exited", 137)
+
+
+def test_listed_run_records_hide_no_start(process: subprocess.Popen[bytes]) -> None:
+    """A container that is started after a list of the run records was read is not shown as dead."""
+    made = make(run=False)
+    made.remove_run_record()
+    assert made.status(recorded=False) == ("created", None)
+    assert made.claim()
+    made.update_run_record(init=known(process))
+    Path(made.directory, "started").touch()
+    assert made.status(recorded=False) == ("running", None)
+    made.record_exit(3)
+    made.remove_run_record()
+    assert made.status(recorded=False) == ("exited", 3)
 
 
 def test_zombie_and_recycled_pid_are_dead(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rootless import paths
 from rootless.errors import RlessError
-from rootless.linux.process import start_time
+from rootless.linux.procfs import start_time
 from rootless.runtime.host.state import Record, check_id
 
 
