@@ -180,7 +180,7 @@ class Peers:
     def _make_image(self) -> None:
         """Make a root directory of busybox, and a docker-archive of it."""
         root = f"{self.work}/rootfs"
-        for name in ("bin", "dev", "etc", "proc", "root", "tmp"):
+        for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp"):
             os.makedirs(f"{root}/{name}", 0o755)
         shutil.copy(BUSYBOX, f"{root}/bin/busybox")
         for name in APPLETS:

@@ -81,6 +81,13 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
     bwrap = "bwrap --unshare-all --proc /proc --dev /dev --bind".split()
     file = f"{peers.work}/image.sqsh"
     flatten = [peers.rless, "flatten", "-f", peers.image, file]
+    floor = ["python3", "-I", "-S", f"{peers.work}/floor.pyc"]
+
+    def compile_floor() -> None:
+        source = os.path.join(os.path.dirname(__file__), "floor.py")
+        code = "import py_compile, sys; py_compile.compile(*sys.argv[1:], doraise=True)"
+        peers.check(["python3", "-I", "-c", code, source, floor[-1]])
+
     quiet_podman = Case("podman", [[*podman, *quiet, IMAGE, "true"]])
     quiet_rless = [[*rless, *quiet, peers.image, "true"]]
     make = [[program, "network", "create", "bench"] for program in ("podman", peers.rless)]
@@ -94,7 +101,12 @@ def _starts(peers: Peers, runs: int) -> list[Group]:
                 Case("rless", quiet_rless, target=0.30),
                 Case("crun run", [["crun", "run", "-b", f"{peers.work}/bundle", "NAME"]]),
                 Case("bwrap", [[*bwrap, f"{peers.work}/rootfs", "/", "true"]]),
+                Case(
+                    "floor in Python",
+                    [[*floor, f"{peers.work}/rootfs", f"{peers.work}/NAME", "true"]],
+                ),
             ],
+            prepare=compile_floor,
         ),
         Group(
             "run --rm IMAGE true (default network)",
