@@ -36,26 +36,6 @@ static int dns_fd;
 
 /* -- what we know ------------------------------------------------------------------------------ */
 
-static int lower(int c)
-{
-	return c >= 'A' && c <= 'Z' ? c + 32 : c;
-}
-
-static bool equal(const char *one, const char *other)
-{
-	while (*one && lower(*one) == lower(*other))
-		one++, other++;
-	return !*one && !*other;
-}
-
-static bool has_name(const struct place *place, const char *name)
-{
-	for (const char *at = place->names; *at; at += strlen(at) + 1)
-		if (equal(at, name))
-			return true;
-	return false;
-}
-
 static bool is_in(int member, int network)
 {
 	for (int i = 0; i < place_count; i++)
@@ -94,7 +74,7 @@ static int read_name(const uint8_t *query, int size, char *name)
 		if (length > 63 || at + length >= size || used + length + 1 > 254)
 			return 0;
 		for (; length > 0; length--, at++)
-			name[used++] = query[at] > ' ' && query[at] != '.' ? (char)query[at] : 1;
+			name[used++] = query[at] > ' ' && !strchr(".>", query[at]) ? (char)query[at] : 1;
 		name[used++] = '.';
 	}
 	name[used ? used - 1 : 0] = 0;
@@ -225,8 +205,8 @@ int dns_local(const uint8_t *query, int size, const struct address *from, uint8_
 	for (int i = 0; i < place_count; i++) {
 		int family = type == TYPE_AAAA;
 
-		if (places[i].network < 0 || !has_name(&places[i], name) ||
-		    !is_in(member, places[i].network))
+		if (places[i].network < 0 || !is_in(member, places[i].network) ||
+		    !is_called(&places[i], name, member))
 			continue;
 		known = true;
 		if ((type == TYPE_A || type == TYPE_AAAA) && places[i].addresses[family].size &&

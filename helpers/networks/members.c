@@ -82,6 +82,43 @@ bool of_one_member(const struct address *one, const struct address *other)
 	return places[place].member == places[other_place].member;
 }
 
+static bool equal_up_to(const char *one, const char *other, size_t size)
+{
+	for (; size && lower(*one) == lower(*other); size--)
+		one++, other++;
+	return !size;
+}
+
+static bool has_name(const struct place *place, const char *name)
+{
+	for (const char *at = place->names; *at; at += strlen(at) + 1)
+		if (equal(at, name))
+			return true;
+	return false;
+}
+
+/* Whether a member calls a place so, in a network of both: by a link, ALIAS>NAME among its names. */
+static bool is_linked(int member, const struct place *place, const char *name)
+{
+	size_t size = strlen(name);
+
+	for (int i = 0; i < place_count; i++) {
+		if (places[i].member != member || places[i].network != place->network)
+			continue;
+		for (const char *at = places[i].names; *at; at += strlen(at) + 1)
+			if (strlen(at) > size && at[size] == '>' && equal_up_to(at, name, size) &&
+			    has_name(place, at + size + 1))
+				return true;
+	}
+	return false;
+}
+
+/* Whether a place is found by a name, in lower or upper case, by a member that is in its network. */
+bool is_called(const struct place *place, const char *name, int asker)
+{
+	return has_name(place, name) || is_linked(asker, place, name);
+}
+
 /* Tell `events` that a container has left a network. The id and the name are what the command has
  * checked. */
 static void tell_of_end(const struct network *network, const char *id)

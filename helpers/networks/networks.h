@@ -72,7 +72,8 @@ struct place {          /* a member in a network */
 	int member, network; /* network < 0: this place is free */
 	struct address addresses[2]; /* IPv4, IPv6 */
 	char outside[16];   /* of its pair of interfaces, the end that is on the bridge */
-	char names[NAMES];  /* NAME NUL NAME NUL ... NUL; the first is its own */
+	char names[NAMES];  /* NAME NUL NAME NUL ... NUL; the first is its own. ALIAS>NAME is a link:
+			     * what it alone calls another one */
 };
 
 struct client {
@@ -102,6 +103,7 @@ void accept_client(int listener);
 void read_message(int number);
 void drop_client(int number);
 int place_of(const struct address *address);
+bool is_called(const struct place *place, const char *name, int asker);
 bool of_one_member(const struct address *one, const struct address *other);
 bool is_neighbour(int member, const struct address *address);
 bool has_way_out(int member);
@@ -204,6 +206,18 @@ static inline struct address address_of(const struct sockaddr_storage *from)
 		memcpy(result.bytes, bytes + 16 - result.size, result.size);
 	}
 	return result;
+}
+
+static inline int lower(int c)
+{
+	return c >= 'A' && c <= 'Z' ? c + 32 : c;
+}
+
+static inline bool equal(const char *one, const char *other)
+{
+	while (*one && lower(*one) == lower(*other))
+		one++, other++;
+	return !*one && !*other;
 }
 
 /* Fill a socket's address; return its size. */

@@ -289,6 +289,7 @@ def take_place(network: Network, container_id: str, endpoint: Mapping[str, Any])
         "ip6": ip6,
         "mac": mac,
         "aliases": list(endpoint.get("aliases") or ()),
+        "links": [list(link) for link in endpoint.get("links") or ()],
         "gateways": [one["gateway"] for one in network.record["subnets"]],
         "prefixes": {str(whole.size): whole.prefix for whole, _, _ in network.ranges},
     }
@@ -336,8 +337,14 @@ def attachment(network: Network, place: MemberRecord) -> Attachment:
 
 
 def names_of(container: Container, place: MemberRecord, hostname: str) -> list[str]:
-    """Return the names that a member is found by; the first is what its address is called."""
+    """Return the names that a member is found by; the first is what its address is called.
+
+    Behind them are its links, as ALIAS>NAME: names of others for this member alone.
+    """
     names = [container.facts["name"], *place["aliases"], container.id[:12], hostname]
+    for reference, alias in place.get("links", ()):
+        is_id = len(reference) == 64 and not set(reference) - set("0123456789abcdef")
+        names.append(f"{alias}>{reference[:12] if is_id else reference}")
     return list(dict.fromkeys(name for name in names if name))
 
 

@@ -21,7 +21,6 @@ def resolve(
     links: Sequence[tuple[str, str]],
     name: str,
     places: Sequence[MemberRecord],
-    names: Sequence[tuple[str, str]] = (),
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return what the links of a container stand for at this start.
 
@@ -29,7 +28,6 @@ def resolve(
         links: (container, alias) of each --link.
         name: of the container that has them.
         places: its networks (`engine.networks.attachment`).
-        names: (container, alias) that are only names, where that container runs.
 
     Returns:
         (name, address) for /etc/hosts, and variables as NAME=VALUE.
@@ -51,14 +49,6 @@ def resolve(
         known = dict.fromkeys((alias, other.facts["name"], other.id[:12]))
         hosts += [(one, address) for one in known]
         env += _variables(name, alias, address, other.facts)
-    for reference, alias in names:
-        try:
-            other = find(reference)
-        except RlessError:
-            continue
-        address = _shared(other.run_record().get("networks") or (), places)
-        if address is not None and other.init() is not None:
-            hosts.append((alias, address))
     return hosts, env
 
 

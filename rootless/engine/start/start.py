@@ -446,12 +446,11 @@ def _join_networks(context: StartContext, member: Membership, inputs: SpecInputs
     request, container = context.request, context.container
     member.take_addresses(container)
     container.update_run_record(networks=member.places, hub=member.process)
-    names = [link for one in request.networks for link in one.get("links", ())]
-    if request.links or names:
+    if request.links:
         from rootless.engine.networks import links
 
         inputs.hosts, inputs.env = links.resolve(
-            request.links, container.facts["name"], member.places, names
+            request.links, container.facts["name"], member.places
         )
     ports = request.published(container.facts["exposed"])
     member.join(container, request.hostname or "", request.dns, ports)

@@ -161,6 +161,7 @@ class MemberRecord(TypedDict):
     ip6: str
     mac: str
     aliases: list[str]
+    links: NotRequired[list[list[str]]]  # (container, alias): names that it alone has for others
     gateways: list[str]
     prefixes: dict[str, int]  # bytes of an address -> bits of its network
 
