@@ -94,7 +94,7 @@ def _endpoint(name: str, fields: list[str]) -> str | dict[str, Any] | None:
     """Return a network with the options of the container's endpoint; None: it is a mode."""
     if not fields and name in ("", "default", "private", "pasta", "none", "host"):
         return network(name)
-    if not name or not name.replace("_", "a").replace(".", "a").replace("-", "a").isalnum():
+    if not name or not all(char.isalnum() or char in "_.- " for char in name):
         raise ValueError("is not a mode, nor the name of a network")
     endpoint: dict[str, Any] = {"name": name}
     for field in fields:

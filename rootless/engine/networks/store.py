@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-from rootless import paths
+from rootless import log, paths
 from rootless.engine.state import events
 from rootless.engine.state.container import (
     all_ids,
@@ -101,6 +101,14 @@ class Network:
 
 
 MTU = "com.docker.network.driver.mtu"
+_BRIDGE = "com.docker.network.bridge."
+# What is so in each network: Docker's options that say it change nothing, and come back as given.
+_AS_IT_IS = {
+    f"{_BRIDGE}enable_icc": "true",
+    f"{_BRIDGE}enable_ip_masquerade": "true",
+    f"{_BRIDGE}host_binding_ipv4": "0.0.0.0",
+}
+_BRIDGE_NAME = f"{_BRIDGE}name"
 
 
 def root() -> str:
@@ -110,7 +118,9 @@ def root() -> str:
 
 def is_name(text: str) -> bool:
     """Tell whether a network may have this name."""
-    plain = text.replace("_", "a").replace(".", "a").replace("-", "a")
+    plain = text.replace("_", "a").replace(".", "a").replace("-", "a").replace(" ", "a")
+    if text != text.strip():
+        return False
     return plain.isascii() and plain.isalnum() and text[0].isalnum() and len(text) < 200
 
 
@@ -161,6 +171,11 @@ def _checked_options(options: dict[str, str]) -> dict[str, str]:
     checked = {}
     for given, value in options.items():
         key = MTU if given == "mtu" else given
+        if key == _BRIDGE_NAME or _AS_IT_IS.get(key) == value:
+            if key == _BRIDGE_NAME:
+                log.warn(f"{key}: the bridge is seen by rless alone, which names it itself")
+            checked[key] = value
+            continue
         if key != MTU:
             raise RlessError(
                 f"--opt {escape(key)} is not supported", f"mtu, or {MTU}, is; the rest is Docker's"
