@@ -27,12 +27,20 @@ if TYPE_CHECKING:
 
 
 def map_chooser() -> Callable[[Image], IdMap]:
-    """Return what tells the map that a plain `run` of an image takes."""
+    """Return what tells the map that a plain `run` of an image takes.
+
+    A USER whom the image does not know is refused by `run`, unless --user names another one; until
+    then root will do.
+    """
     subordinate = idmap_policy.Subordinate()
 
     def idmap_for(image: Image) -> IdMap:
         spec = image.config.get("User") or ""
-        user = resolve_user(spec, passwd=image.passwd(), group=image.group())
+        passwd, group = image.passwd(), image.group()
+        try:
+            user = resolve_user(spec, passwd=passwd, group=group)
+        except RlessError:
+            user = resolve_user("", passwd=passwd, group=group)
         return idmap_policy.choose("auto", user[:2], subordinate, (0, 0))
 
     return idmap_for

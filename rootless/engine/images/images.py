@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from rootless.image.registry.progress import Progress
     from rootless.image.store.store import Image
-    from rootless.linux.idmap import IdMap
 
     Row = dict[str, Any]
 
@@ -45,8 +44,7 @@ def pull(
     Args:
         progress: told how it goes on, in place of standard output.
     """
-    from rootless.engine import idmap_policy
-    from rootless.image.config.user import resolve_user
+    from rootless.engine.images.archives import map_chooser
     from rootless.image.transfer import pull as puller
 
     if progress is None:
@@ -54,19 +52,12 @@ def pull(
 
         progress = Progress(1, quiet=quiet)
 
-    subordinate = idmap_policy.Subordinate()
-
-    def idmap_for(image: Image) -> IdMap:
-        spec = image.config.get("User") or ""
-        user = resolve_user(spec, passwd=image.passwd(), group=image.group())
-        return idmap_policy.choose("auto", user[:2], subordinate, (0, 0))
-
     image = puller.pull(
         name,
         Store(paths.storage_root()),
         platform=platform,
         policy="always",
-        idmap_for=idmap_for,
+        idmap_for=map_chooser(),
         progress=progress,
         signature_policy=signature_policy,
     )
