@@ -23,6 +23,7 @@ def socket_unit() -> str:
 
 [Unit]
 Description=Docker's API for the containers of rless
+StartLimitIntervalSec=0
 
 [Socket]
 ListenStream=%t/rless/docker.sock
@@ -39,7 +40,8 @@ def service_unit(program: str) -> str:
 
     Without Delegate=: in a delegated unit no scope would be asked for, and containers would be in
     the group of the service. With KillMode=process: where no scope can be had, they are so all the
-    same, and outlive the service.
+    same, and outlive the service. Without a limit of starts: a service that is killed five times
+    would take the socket with it. What fails at once is stopped by the socket's TriggerLimitBurst=.
     """
     storage = paths.storage_root()
     return f"""# {SERVICE}
@@ -49,6 +51,7 @@ def service_unit(program: str) -> str:
 Description=Docker's API for the containers of rless
 Requires={SOCKET}
 After={SOCKET}
+StartLimitIntervalSec=0
 RequiresMountsFor={quote(storage, command=False)}
 
 [Service]
