@@ -164,13 +164,14 @@ class _Inspected:
 
     def environment(self) -> list[str]:
         """Return the environment; of one that was never started without what a start adds."""
+        # A name alone is a variable of the image that the container does not have.
+        removed: list[str] = self.request.get("env_remove") or []
         if self.process:
-            return self.process.get("env") or []
+            return [*(self.process.get("env") or []), *removed]
         entries = [defaults.PATH, *(self.image.get("Env") or ()), *(self.request.get("env") or ())]
         merged = dict(entry.partition("=")[::2] for entry in entries)
-        for name in self.request.get("env_remove") or ():
-            merged.pop(name, None)
-        return [f"{name}={value}" for name, value in merged.items()]
+        kept = [f"{name}={value}" for name, value in merged.items() if name not in removed]
+        return [*kept, *removed]
 
     def graph_driver(self, driver: str) -> dict[str, Any]:
         rootfs = self.run_record.get("rootfs")

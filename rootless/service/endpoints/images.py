@@ -94,13 +94,20 @@ async def load(request: Request) -> None:
         try:
             await child.give(connection.chunks())
             names = (await child.result()).value
+        except RlessError as error:  # a line, as Docker does: clients look for it
+            said = [{"errorDetail": {"message": str(error)}, "error": str(error)}]
+        else:
+            said = [{"stream": f"{_loaded(name)}: {name}\n"} for name in names]
         finally:
             child.close()
     await connection.begin("application/json")
-    for name in names:
-        what = "Loaded image ID" if name.startswith("sha256:") else "Loaded image"
-        await connection.piece(line({"stream": f"{what}: {name}\n"}))
+    for one in said:
+        await connection.piece(line(one))
     await connection.finish()
+
+
+def _loaded(name: str) -> str:
+    return "Loaded image ID" if name.startswith("sha256:") else "Loaded image"
 
 
 def _load() -> list[str]:

@@ -7,6 +7,7 @@ take and refuse the same things. What Docker knows and rless cannot do is refuse
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from rootless import log
@@ -31,16 +32,21 @@ _NANO = 10**9
 _INDEX = CREATE.index()
 # What cannot be done: field of HostConfig -> why.
 _REFUSED = {
-    "KernelMemory": "neither the kernel nor Docker has this limit any more",
     "CpuRealtimePeriod": "real-time scheduling of groups needs root",
     "CpuRealtimeRuntime": "real-time scheduling of groups needs root",
-    "DeviceCgroupRules": "device rules of control groups need root",
     "StorageOpt": "a size limit of the root filesystem needs root",
     "CpuCount": "it exists on Windows only",
     "CpuPercent": "it exists on Windows only",
     "IOMaximumIOps": "it exists on Windows only",
     "IOMaximumBandwidth": "it exists on Windows only",
 }
+# What Docker leaves out with a warning on control groups v2, and rless does, too.
+_LEFT_OUT = (
+    ("KernelMemory", 0, "neither the kernel nor Docker has this limit any more"),
+    ("MemorySwappiness", -1, "control groups v2 have no swappiness"),
+    ("OomKillDisable", False, "control groups v2 cannot turn it off"),
+)
+_DEVICE_RULE = r"[acb] (\d+|\*):(\d+|\*) [rwm]{1,3}"
 # Texts and numbers that are a flag's value as they are; an empty one is the default.
 _OF_CONFIG = (
     ("Hostname", "--hostname"),
@@ -87,8 +93,19 @@ _LISTS = (
 )
 # Fields of HostConfig whose form is lost in the request.
 _ASKED = (
-    *("Annotations", "Binds", "CapAdd", "CapDrop", "ConsoleSize", "DeviceRequests", "Devices"),
-    *("ExtraHosts", "IpcMode", "Links", "LogConfig", "Mounts", "Runtime", "SecurityOpt", "Tmpfs"),
+    *("Annotations", "Binds", "CapAdd", "CapDrop", "ConsoleSize", "DeviceCgroupRules"),
+    *(
+        "DeviceRequests",
+        "Devices",
+        "ExtraHosts",
+        "IpcMode",
+        "Isolation",
+        "Links",
+        "LogConfig",
+        "Mounts",
+        "SecurityOpt",
+        "Tmpfs",
+    ),
     "VolumeDriver",
 )
 _DEVICE_LIMITS = (
@@ -172,10 +189,16 @@ class _Reader:
             request = request.replace(entrypoint=[] if entrypoint == [""] else entrypoint)
         return request.replace(asked=self.asked())
 
+    def runtime(self) -> str:
+        """Return the runtime that is asked for; docker-py has it beside HostConfig."""
+        return get(self.host, "Runtime", "") or get(self.body, "Runtime", "")
+
     def asked(self) -> dict[str, Any]:
         """Return what `inspect` gives back as it came: the request has it in another form."""
         given = {key.lower(): value for key, value in self.host.items()}
         found = {name: given[name.lower()] for name in _ASKED if given.get(name.lower())}
+        if runtime := self.runtime():
+            found["Runtime"] = runtime
         found.setdefault("Binds", None)
         found.setdefault("Tmpfs", {})
         if "LogConfig" in found:
@@ -192,15 +215,15 @@ class _Reader:
             )
             if value:
                 raise HttpError(400, f"{field} is not supported: {why}")
-        if get(self.host, "MemorySwappiness", -1) >= 0 and has(self.host, "MemorySwappiness"):
-            raise HttpError(
-                400, "MemorySwappiness is not supported: control groups v2 have no swappiness"
-            )
-        if get(self.host, "OomKillDisable", False):
-            raise HttpError(
-                400, "OomKillDisable is not supported: control groups v2 cannot turn it off"
-            )
-        if (runtime := get(self.host, "Runtime", "")) not in _RUNTIMES:
+        for field, default, why in _LEFT_OUT:
+            if get(self.host, field, default) != default:
+                log.warn(f"{field} is left out: {why}")
+        rules = texts(self.host, "DeviceCgroupRules")
+        if wrong := [rule for rule in rules if not re.fullmatch(_DEVICE_RULE, rule, re.ASCII)]:
+            raise HttpError(400, f"DeviceCgroupRules: {wrong[0]!r} is no rule")
+        if rules:
+            log.warn("DeviceCgroupRules allow nothing more here: a device's permissions decide")
+        if (runtime := self.runtime()) not in _RUNTIMES:
             raise HttpError(400, f"unknown or invalid runtime name: {runtime}")
         if get(self.host, "MaskedPaths", [""]) != [""] and get(self.host, "MaskedPaths", []):
             raise HttpError(400, "MaskedPaths: only an empty list is supported, for none at all")
