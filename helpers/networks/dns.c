@@ -173,13 +173,20 @@ static int answer_reverse(const struct address *address, int member, const uint8
 	return end + 12 + size;
 }
 
+/* Whether a member finds a place by a name, by its own links only or by what the place is called. */
+static bool finds(int member, int place, const char *name, bool by_link)
+{
+	return places[place].network >= 0 && is_in(member, places[place].network) &&
+	       (by_link ? is_linked(member, &places[place], name) : has_name(&places[place], name));
+}
+
 /* Answer a query by what we know; 0: it is for a name server, < 0: it is none. */
 int dns_local(const uint8_t *query, int size, const struct address *from, uint8_t *answer, int room)
 {
 	static unsigned turn;
 	char name[256];
 	int found[MATCHES], count = 0, place, member, type, class, end;
-	bool known = false;
+	bool known = false, by_link = false;
 
 	if (size < HEADER || (query[2] & 0x80))
 		return -1;
@@ -202,11 +209,12 @@ int dns_local(const uint8_t *query, int size, const struct address *from, uint8_
 		if (done)
 			return done;
 	}
+	for (int i = 0; i < place_count && !by_link; i++)
+		by_link = finds(member, i, name, true); /* before those who are called so, as Docker's */
 	for (int i = 0; i < place_count; i++) {
 		int family = type == TYPE_AAAA;
 
-		if (places[i].network < 0 || !is_in(member, places[i].network) ||
-		    !is_called(&places[i], name, member))
+		if (!finds(member, i, name, by_link))
 			continue;
 		known = true;
 		if ((type == TYPE_A || type == TYPE_AAAA) && places[i].addresses[family].size &&

@@ -89,7 +89,8 @@ static bool equal_up_to(const char *one, const char *other, size_t size)
 	return !size;
 }
 
-static bool has_name(const struct place *place, const char *name)
+/* Whether a place is found by a name, in lower or upper case. */
+bool has_name(const struct place *place, const char *name)
 {
 	for (const char *at = place->names; *at; at += strlen(at) + 1)
 		if (equal(at, name))
@@ -98,7 +99,7 @@ static bool has_name(const struct place *place, const char *name)
 }
 
 /* Whether a member calls a place so, in a network of both: by a link, ALIAS>NAME among its names. */
-static bool is_linked(int member, const struct place *place, const char *name)
+bool is_linked(int member, const struct place *place, const char *name)
 {
 	size_t size = strlen(name);
 
@@ -111,12 +112,6 @@ static bool is_linked(int member, const struct place *place, const char *name)
 				return true;
 	}
 	return false;
-}
-
-/* Whether a place is found by a name, in lower or upper case, by a member that is in its network. */
-bool is_called(const struct place *place, const char *name, int asker)
-{
-	return has_name(place, name) || is_linked(asker, place, name);
 }
 
 /* Tell `events` that a container has left a network. The id and the name are what the command has
@@ -196,19 +191,21 @@ static int read_gateway(const char *text, struct network *network, int family)
 	return 0;
 }
 
+/* Set all names of a place, or none of them. */
 static int set_names(struct place *place, char **words)
 {
+	char names[NAMES] = { 0 };
 	size_t used = 0;
 
-	memset(place->names, 0, sizeof(place->names));
 	for (; *words; words++) {
 		size_t size = strlen(*words) + 1;
 
-		if (size > 254 || used + size >= NAMES)
+		if (size > NAME || used + size >= NAMES)
 			return E2BIG;
-		memcpy(place->names + used, *words, size);
+		memcpy(names + used, *words, size);
 		used += size;
 	}
+	memcpy(place->names, names, NAMES);
 	return 0;
 }
 
@@ -375,9 +372,10 @@ void read_message(int number)
 		return;
 	}
 	said[size] = 0;
-	for (char *at = said; at < said + size && count < WORDS; at += strlen(at) + 1)
+	for (char *at = said; at < said + size && count <= WORDS; at += strlen(at) + 1)
 		words[count++] = at;
-	switch (said[0]) {
+	words[WORDS] = NULL;
+	switch (count > WORDS ? 0 : said[0]) { /* not the half of what is too long */
 	case 'J':
 		error = join(number, words, count);
 		break;

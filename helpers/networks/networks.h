@@ -32,7 +32,8 @@ enum {
 	CLIENTS = 2048,     /* connections: a member each, and commands */
 	NETWORKS = 256,
 	PLACES = 4096,      /* members in networks */
-	NAMES = 1024,       /* bytes of all names of a member in a network */
+	NAMES = 1024,       /* bytes of all names of a member in a network (attachment.names_of) */
+	NAME = 254,         /* ... of one of them, with its NUL */
 	SERVERS = 3,        /* name servers asked for one question, as in resolv.conf(5) */
 	PORTS = 4096,       /* published ports */
 	CONNECTIONS = 32768,
@@ -103,7 +104,8 @@ void accept_client(int listener);
 void read_message(int number);
 void drop_client(int number);
 int place_of(const struct address *address);
-bool is_called(const struct place *place, const char *name, int asker);
+bool has_name(const struct place *place, const char *name);
+bool is_linked(int member, const struct place *place, const char *name);
 bool of_one_member(const struct address *one, const struct address *other);
 bool is_neighbour(int member, const struct address *address);
 bool has_way_out(int member);

@@ -217,6 +217,20 @@ def test_rename_changes_the_names(member: Make) -> None:
     assert one.run(look_up, "web")[0] == 3
 
 
+def test_link_is_a_name_for_its_member_alone_and_goes_before_names(member: Make) -> None:
+    one = member(2, "web", "data>db2", "near>db2")
+    near = member(3, "near").address(1, 3).hex()
+    assert one.run(look_up, "data") == [3, []]  # db2 has not started
+    assert one.run(look_up, "near") == [0, [near]]
+    two = member(4, "db2", "db")
+    for name in ("data", "DATA", "near"):
+        assert one.run(look_up, name) == [0, [two.address(1, 4).hex()]]
+    assert two.run(look_up, "data") == [3, []]
+    assert two.run(look_up, "near") == [0, [near]]
+    for name in ("data>db2", "data>db", "dat", "datas"):
+        assert one.run(look_up, name) == [3, []]
+
+
 def test_tcp_queries_may_be_fragmented_and_pipelined(member: Make) -> None:
     one = member(5, "web")
 

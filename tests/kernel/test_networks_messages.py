@@ -61,3 +61,15 @@ def test_prefix_longer_than_an_address_is_refused(other: hub.Hub) -> None:
     assert other.call("J", identifier, *network, *gateways, "0a090406", "", "name") != 0
     gateways = ("0a090401/24", "")
     assert other.call("J", identifier, *network, *gateways, "0a090406", "", "name") == 0
+
+
+def test_names_beyond_the_limits_change_nothing(other: hub.Hub) -> None:
+    """They were cut, and a name that came before the cut stayed."""
+    identifier = f"{6:064x}"
+    network = ("br-wide", identifier, "wide", "1", "v4-6")
+    addresses = ("0a090401/24", "", "0a090406", "")
+    full = [f"{number:x}" * 253 for number in range(4)]  # 1016 of 1024 bytes, with NULs
+    assert other.call("J", identifier, *network, *addresses, *full) == 0
+    for names in (["n" * 254], [*full, "more-12"], [f"n{one}" for one in range(62)]):
+        assert other.call("N", identifier, network[0], *names) != 0
+    assert other.call("N", identifier, network[0], *full) == 0

@@ -115,6 +115,38 @@ def test_link_finds_a_container_that_starts_later(service: Service, image: str) 
     assert service.ask("DELETE", "/networks/test%2001")[0] == 204
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"Aliases": ["a>b"]},
+        {"Aliases": ["a b"]},
+        {"Links": ["later:a>b"]},
+        {"Links": ["later>x:a"]},
+        {"Links": ["later,other:a"]},
+        {"Links": ["later\n:a"]},
+        {"Links": ["later\0:a"]},
+        {"Links": [":a"]},
+    ],
+)
+def test_names_that_would_mean_something_to_the_hub_are_refused(
+    service: Service, image: str, wanted: dict[str, Any]
+) -> None:
+    endpoints = {"EndpointsConfig": {"bridge": wanted}}
+    asked = body(image, "true", host={"NetworkMode": "bridge"}, NetworkingConfig=endpoints)
+    assert service.ask("POST", "/containers/create", asked)[0] == 400
+
+
+def test_more_names_than_a_network_takes_are_refused_at_the_start(
+    service: Service, image: str
+) -> None:
+    endpoints = {"EndpointsConfig": {"bridge": {"Links": [f"c{one}:l{one}" for one in range(60)]}}}
+    wanted = body(image, "true", host={"NetworkMode": "bridge"}, NetworkingConfig=endpoints)
+    make(service, "many", wanted)
+    status, said = service.ask("POST", "/containers/many/start")
+    assert (status, "too many names in network bridge" in said["message"]) == (400, True), said
+    assert service.ask("DELETE", "/containers/many")[0] == 204
+
+
 def test_options_of_a_bridge_that_change_nothing_are_taken(service: Service) -> None:
     prefix = "com.docker.network.bridge"
     options = {f"{prefix}.name": "br-mine", f"{prefix}.enable_icc": "true"}

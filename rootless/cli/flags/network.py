@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rootless.cli.flags.values import absolute, choice, integer, line, refuse
+from rootless.cli.flags.values import absolute, choice, integer, line, name_ok, refuse
 from rootless.engine.request import Port
 
 TYPE_CHECKING = False
@@ -94,7 +94,7 @@ def _endpoint(name: str, fields: list[str]) -> str | dict[str, Any] | None:
     """Return a network with the options of the container's endpoint; None: it is a mode."""
     if not fields and name in ("", "default", "private", "pasta", "none", "host"):
         return network(name)
-    if not name or not all(char.isalnum() or char in "_.- " for char in name):
+    if not name.strip() or not all(char.isalnum() or char in "_.- " for char in name):
         raise ValueError("is not a mode, nor the name of a network")
     endpoint: dict[str, Any] = {"name": name}
     for field in fields:
@@ -115,16 +115,23 @@ def _endpoint(name: str, fields: list[str]) -> str | dict[str, Any] | None:
 
 
 def alias(value: str) -> str:
-    """Return a name under which others find the container."""
-    if not 0 < len(value) < 254 or any(not char.isprintable() or char.isspace() for char in value):
+    """Return a name under which others find the container.
+
+    It goes to the hub, where ">" makes a link of it, and as a link's into /etc/hosts.
+    """
+    if not value or any(not char.isprintable() or char in " >#" for char in value):
         raise ValueError("is not a name")
+    if len(value.encode()) > 253:
+        raise ValueError("is longer than 253 bytes")
     return value
 
 
 def link(value: str) -> tuple[str, str]:
-    """Return (container, alias) of `CONTAINER[:ALIAS]`."""
+    """Return (container, alias) of `CONTAINER[:ALIAS]`, or inspect's `/CONTAINER:/NAME/ALIAS`."""
     name, _, other = value.partition(":")
-    if not name:
+    if name.startswith("/"):
+        name, other = name[1:], other.rpartition("/")[2]
+    if not name_ok(f"{name}-"):  # of one character: the beginning of an id
         raise ValueError("is not CONTAINER[:ALIAS]")
     return name, alias(other or name)
 

@@ -156,6 +156,16 @@ def _way_out(places: list[MemberRecord], left: MemberRecord) -> list[str]:
     return []
 
 
+def check_name(container: Container, name: str) -> None:
+    """Check that a container can have another name in the networks that it runs in.
+
+    Raises:
+        RlessError: its names would be too long there.
+    """
+    for place in container.run_record().get("networks") or ():
+        attachment.names_of(container, place, _hostname(container), name)
+
+
 def rename(container: Container) -> None:
     """Tell the hub the names of a container that has got another one, if it runs."""
     record = container.run_record()

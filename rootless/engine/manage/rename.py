@@ -29,6 +29,9 @@ def _change_name(container: Container, old: str, name: str) -> None:
         raise RlessError(
             f"container {old} was renamed or removed just now", exit_code=1, kind=CONFLICT
         )
+    in_networks = bool(container.facts["request"].get("networks"))
+    if in_networks:
+        network_connect.check_name(container, name)
     try:
         take_name(container.id, name)
         container.update_facts(name=name)
@@ -43,7 +46,7 @@ def _change_name(container: Container, old: str, name: str) -> None:
         if running.client is not None:
             running.client.rename(name)
         running.close()
-    if container.facts["request"].get("networks"):
+    if in_networks:
         network_connect.rename(container)
     if _is_going(container):
         drop_name(name, container.id)  # a removal may know only the old one

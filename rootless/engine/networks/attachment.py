@@ -18,7 +18,7 @@ from rootless.engine import idmap_policy
 from rootless.engine.networks import store
 from rootless.engine.state import events
 from rootless.engine.state.container import containers_root, is_alive, run_records_root, write_json
-from rootless.errors import RlessError
+from rootless.errors import INVALID, RlessError
 from rootless.linux.locks import Locked
 from rootless.linux.procfs import start_time
 from rootless.network import addresses, bridge, firewall, hub
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _WAY_OUT_LOCK = "way-out.lock"
 _ENTRY = "networks"  # among the run records: no id of a container
+# Of a container in one network, in bytes with a NUL each (helpers/networks/networks.h, members.c).
+_MOST_NAMES, _NAME_SIZE, _NAMES_SIZE = 50, 253, 1023
 
 
 def _find(name: str) -> Network:
@@ -336,16 +338,33 @@ def attachment(network: Network, place: MemberRecord) -> Attachment:
     return made
 
 
-def names_of(container: Container, place: MemberRecord, hostname: str) -> list[str]:
+def names_of(
+    container: Container, place: MemberRecord, hostname: str, name: str | None = None
+) -> list[str]:
     """Return the names that a member is found by; the first is what its address is called.
 
     Behind them are its links, as ALIAS>NAME: names of others for this member alone.
+
+    Args:
+        name: of the container, if it is about to get another one.
+
+    Raises:
+        RlessError: they are more than the hub takes.
     """
-    names = [container.facts["name"], *place["aliases"], container.id[:12], hostname]
+    names = [name or container.facts["name"], *place["aliases"], container.id[:12], hostname]
     for reference, alias in place.get("links", ()):
         is_id = len(reference) == 64 and not set(reference) - set("0123456789abcdef")
         names.append(f"{alias}>{reference[:12] if is_id else reference}")
-    return list(dict.fromkeys(name for name in names if name))
+    names = list(dict.fromkeys(name for name in names if name))
+    sizes = [len(name.encode()) for name in names]
+    if len(sizes) > _MOST_NAMES or max(sizes) > _NAME_SIZE or sum(sizes) + len(sizes) > _NAMES_SIZE:
+        raise RlessError(
+            f"container {container.facts['name']} has too many names in network {place['name']}",
+            f"aliases and links: at most {_MOST_NAMES}, of {_NAME_SIZE} bytes each (those of a link"
+            f" together), {_NAMES_SIZE} in all",
+            kind=INVALID,
+        )
+    return names
 
 
 def join(
