@@ -168,10 +168,14 @@ def _unknown(verb: Verb, name: str, word: str) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return " (did you mean ...?)" with the word of `known` that is spelled most like `word`."""
+    """Return " (did you mean ...?)" with the word of `known` that is spelled most like `word`.
+
+    Letters that changed places come first: difflib sees "rnu" far from "run".
+    """
     from difflib import get_close_matches
 
-    near = get_close_matches(word, known, 1, 0.75)
+    turned = [one for one in known if sorted(one) == sorted(word)]
+    near = turned or get_close_matches(word, known, 1, 0.75)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -76,6 +76,8 @@ def test_help_names_every_verb() -> None:
         ),
         (["buidl"], "rless: no such verb: buidl (did you mean build?); see 'rless --help'\n"),
         (["comit"], "rless: no such verb: comit (did you mean commit?); see 'rless --help'\n"),
+        (["rnu"], "rless: no such verb: rnu (did you mean run?); see 'rless --help'\n"),
+        (["strat"], "rless: no such verb: strat (did you mean start?); see 'rless --help'\n"),
         (["--nope"], "rless: unknown flag: --nope; see 'rless --help'\n"),
         (["--storage"], "rless: flag needs a value: --storage; see 'rless --help'\n"),
         (
