@@ -131,6 +131,7 @@ class Mount(Requested):
         recursive: bind the mounts below the source too.
         nocopy: do not fill a new volume with what the image has at the target.
         labels: of a volume that is made.
+        subpath: of a volume, the part that is mounted: a path in it, normalised; "": all of it.
         name, anonymous: of a volume; set by `decide`.
         overlay: the container sees the source through an overlay: its changes are its own, and
             go when it ends.
@@ -148,6 +149,7 @@ class Mount(Requested):
     recursive: Final[bool] = True
     nocopy: Final[bool] = False
     labels: Final[Mapping[str, str]] = _NONE
+    subpath: Final[str] = ""
     name: Final[str] = ""
     anonymous: Final[bool] = False
     overlay: Final[bool] = False

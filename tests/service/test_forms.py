@@ -115,6 +115,26 @@ def test_link_finds_a_container_that_starts_later(service: Service, image: str) 
     assert service.ask("DELETE", "/networks/test%2001")[0] == 204
 
 
+def test_part_of_a_volume_is_mounted(service: Service, image: str) -> None:
+    """And is shown as it was asked for."""
+    shared = {"Binds": ["parts:/v"]}
+    make(service, "fills", body(image, "mkdir -p /v/a; echo in >/v/a/f", host=shared))
+    assert service.ask("POST", "/containers/fills/start")[0] == 204
+    assert service.ask("POST", "/containers/fills/wait") == (200, {"StatusCode": 0})
+    mount = {"Type": "volume", "Source": "parts", "Target": "/p", "VolumeOptions": {"Subpath": "a"}}
+    make(service, "part", body(image, "test $(cat /p/f) = in", host={"Mounts": [mount]}))
+    assert service.ask("GET", "/containers/part/json")[1]["HostConfig"]["Mounts"] == [mount]
+    assert service.ask("POST", "/containers/part/start")[0] == 204
+    assert service.ask("POST", "/containers/part/wait") == (200, {"StatusCode": 0})
+    for wrong in ("../x", "/a"):
+        asked = {**mount, "VolumeOptions": {"Subpath": wrong}}
+        refused = body(image, "true", host={"Mounts": [asked]})
+        assert service.ask("POST", "/containers/create", refused)[0] == 400
+    for name in ("fills", "part"):
+        assert service.ask("DELETE", f"/containers/{name}")[0] == 204
+    assert service.ask("DELETE", "/volumes/parts")[0] == 204
+
+
 @pytest.mark.parametrize(
     "wanted",
     [

@@ -286,12 +286,22 @@ def _mount_field(fields: dict[str, Any], key: str, content: str) -> None:
     elif key == "volume-label":
         name, label = label_of(content)
         fields["labels"][name] = label
-    elif key in ("volume-subpath", "volume-opt", "image-subpath"):
+    elif key == "volume-subpath":
+        fields["subpath"] = _subpath(content)
+    elif key in ("volume-opt", "image-subpath"):
         raise refuse(
             f"--mount {key}", "not built yet", "volume-opt: use rless volume create --opt before"
         )
     else:
         raise ValueError(f"has the unknown key {key!r}")
+
+
+def _subpath(path: str) -> str:
+    """Return a path in a volume, without `..` in it."""
+    normal = os.path.normpath(path)
+    if path.startswith("/") or normal.partition("/")[0] == "..":
+        raise ValueError(f"has the subpath {path!r}, which is not a path in the volume")
+    return line(normal) if normal != "." else ""
 
 
 def _check_mount(fields: dict[str, Any], kinds: set[str], bare: list[str]) -> None:
@@ -311,6 +321,8 @@ def _check_mount(fields: dict[str, Any], kinds: set[str], bare: list[str]) -> No
             raise ValueError("has an option that is not for tmpfs")
     elif source is not None and not name_ok(source):
         raise ValueError(f"has the volume name {source!r}; for a path say type=bind")
+    elif source is None and fields.get("subpath"):
+        raise ValueError("has a subpath, but names no volume")
 
 
 def _mode(value: str) -> int:

@@ -40,6 +40,7 @@ from rootless.linux.openat2 import make_dirs, make_file, openat2
 from rootless.linux.process import become_root, pidfd_open
 from rootless.linux.procfs import is_running
 from rootless.rootfs import stored
+from rootless.runtime.inside.mounts import open_part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -330,10 +331,13 @@ def _mount(
     return idmaps.spawn(container.idmap(), ns.CLONE_NEWNS, lambda: body(enter))
 
 
-def _bind(root_fd: int, source: str, target: str, read_only: bool) -> None:
+def _bind(root_fd: int, source: str, target: str, read_only: bool, subpath: str) -> None:
     """Mount a volume as a start would: its target is looked up beneath the root."""
     try:
-        tree_fd = mounts.open_tree(-1, source, recursive=True)
+        if subpath:
+            tree_fd = open_part(source, subpath)
+        else:
+            tree_fd = mounts.open_tree(-1, source, recursive=True)
     except SyscallError as error:
         if error.errno == errno.ENOENT:
             return  # the host has removed it meanwhile
@@ -439,19 +443,24 @@ def is_read_only(container: Container) -> bool:
     return bool((_spec(container).get("root") or {}).get("readonly"))
 
 
-def bind_mounts(container: Container) -> list[tuple[str, str, bool]]:
-    """Return (source, target, read-only) of the volumes and binds, a parent before its child."""
+def bind_mounts(container: Container) -> list[tuple[str, str, bool, str]]:
+    """Return (source, target, read-only, subpath) of what is bound, a parent before its child."""
     recorded = container.facts.get("mounts")
     if recorded is not None:
         found = [
             # What an overlay (`O`) would take of changes has ended with the container.
-            (entry["source"], entry["target"], not entry["rw"] or "O" in entry["options"])
+            (
+                entry["source"],
+                entry["target"],
+                not entry["rw"] or "O" in entry["options"],
+                entry.get("subpath", ""),
+            )
             for entry in recorded
             if entry["type"] != "tmpfs"
         ]
     else:
         found = [
-            (entry["source"], entry["destination"], bool({"ro", "rro"} & set(entry["options"])))
+            (entry["source"], entry["destination"], bool({"ro", "rro"} & set(entry["options"])), "")
             for entry in _spec(container).get("mounts") or ()
             if {"bind", "rbind"} & set(entry.get("options") or ())
             and not entry["source"].startswith(f"{container.directory}/")

@@ -369,6 +369,10 @@ def _asked(mount: RequestMount) -> Mount:
     options += [name for name in mount.options if name in _BIND_OPTIONS]
     if mount.propagation:
         options.append(mount.propagation)
+    if mount.subpath:
+        from rootless.runtime.inside.mounts import SUBDIR
+
+        options.append(f"{SUBDIR}{mount.subpath}")
     assert mount.source is not None
     return _bind(mount.target, mount.source, options)
 

@@ -102,7 +102,7 @@ def _decided(mount: Mount, storage: str, container_id: str) -> Mount:
         target=target,
         name=name,
         source=source,
-        nocopy=mount.nocopy or is_hosts,
+        nocopy=mount.nocopy or is_hosts or bool(mount.subpath),
         anonymous=mount.source is None,
     )
 
@@ -122,19 +122,23 @@ def _of_other(reference: str) -> Iterator[Mount]:
 
 def to_records(mounts: Iterable[Mount]) -> list[MountRecord]:
     """Return decided mounts as container.json has them, and `inspect` shows them."""
-    return [
-        {
-            "type": mount.type,
-            "name": mount.name,
-            "source": mount.source or "",
-            "target": mount.target,
-            "rw": not mount.read_only,
-            "options": _shown_options(mount),
-            "propagation": mount.propagation or ("rprivate" if mount.type == "bind" else ""),
-            "anonymous": mount.anonymous,
-        }
-        for mount in mounts
-    ]
+    return [_to_record(mount) for mount in mounts]
+
+
+def _to_record(mount: Mount) -> MountRecord:
+    record: MountRecord = {
+        "type": mount.type,
+        "name": mount.name,
+        "source": mount.source or "",
+        "target": mount.target,
+        "rw": not mount.read_only,
+        "options": _shown_options(mount),
+        "propagation": mount.propagation or ("rprivate" if mount.type == "bind" else ""),
+        "anonymous": mount.anonymous,
+    }
+    if mount.subpath:
+        record["subpath"] = mount.subpath
+    return record
 
 
 def _shown_options(mount: Mount) -> list[str]:
@@ -186,6 +190,7 @@ def _from_record(record: MountRecord) -> Mount:
         nocopy="nocopy" in options,
         recursive="bind" not in options,
         propagation=record["propagation"] or None,
+        subpath=record.get("subpath", ""),
     )
 
 
@@ -279,7 +284,8 @@ def _place(mount: Mount, mounts: Sequence[Mount], root: str) -> tuple[str, str]:
     if not over:
         return root, mount.target
     nearest = max(over, key=lambda one: len(one.target))
-    return nearest.source or "", mount.target[len(nearest.target) :]
+    # Of a part of a volume nothing is looked up by its path; the runtime refuses by itself.
+    return "" if nearest.subpath else nearest.source or "", mount.target[len(nearest.target) :]
 
 
 def make_volumes(

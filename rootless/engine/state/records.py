@@ -61,6 +61,7 @@ class MountRecord(TypedDict):
     options: list[str]
     propagation: str
     anonymous: bool  # a volume that belongs to this container
+    subpath: NotRequired[str]  # of a volume: what is mounted of it
 
 
 class IdMapRecord(TypedDict):

@@ -20,7 +20,9 @@ from rootless.linux import mount as api
 from rootless.linux.call import AT_FDCWD
 from rootless.linux.openat2 import (
     IN_ROOT,
+    RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     make_dirs,
     make_file,
@@ -54,6 +56,8 @@ _ATTRIBUTES = {
         (api.MOUNT_ATTR_RELATIME, api.MOUNT_ATTR_ATIME_MASK),
     ),
 }
+# The option of mount(8) that mounts a part of the source.
+SUBDIR = "X-mount.subdir="
 # They change nothing: defaults, and what is for the kernel's log or for a server of NFS.
 _NO_EFFECT = frozenset({"defaults", "async", "loud", "silent", "iversion", "noiversion"})
 # The same with "r" in front holds for the whole tree: rro, rnosuid, ...
@@ -191,8 +195,12 @@ def open_source(entry: Mount) -> int:
     """
     if not is_bind(entry) or "remount" in entry.get("options", ()):
         return -1
-    source, recursive = entry["source"], "rbind" in entry.get("options", [])
+    options = entry.get("options", [])
+    source, recursive = entry["source"], "rbind" in options
+    below = next((text[len(SUBDIR) :] for text in options if text.startswith(SUBDIR)), "")
     try:
+        if below:
+            return open_part(source, below, recursive)
         return api.open_tree(AT_FDCWD, source, recursive)
     except SyscallError as error:
         why, hint = os.strerror(error.errno), None
@@ -203,6 +211,32 @@ def open_source(entry: Mount) -> int:
         raise RlessError(
             f"cannot mount {entry['destination']}: source {source}: {why}", hint
         ) from error
+
+
+def open_part(source: str, path: str, recursive: bool = True) -> int:
+    """Return what is in a directory as a detached mount.
+
+    Whoever writes into a volume that several containers share may exchange a directory for a link
+    at any moment: one call looks the path up, and it does not leave the directory (class 29).
+
+    Raises:
+        RlessError: it is not there, or a link leads out.
+    """
+    opened: list[int] = []
+    try:
+        opened.append(os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        inside = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS
+        opened.append(openat2(opened[0], path, os.O_PATH, resolve=inside))
+        return api.open_tree(opened[1], b"", recursive)
+    except (OSError, SyscallError) as error:
+        why = os.strerror(error.errno or 0)
+        if error.errno in (errno.EXDEV, errno.ELOOP):
+            why = "it leads out of the volume"
+        hint = "make it in the volume first" if error.errno == errno.ENOENT else None
+        raise RlessError(f"cannot mount {path} of {source}: {why}", hint) from error
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 class Root:

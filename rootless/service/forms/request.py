@@ -392,8 +392,8 @@ class _Reader:
         volume = mapping(mount, "VolumeOptions")
         if get(volume, "NoCopy", False):
             fields.append("volume-nocopy")
-        if get(volume, "Subpath", ""):
-            raise HttpError(400, "Mounts: VolumeOptions.Subpath is not supported: not built yet")
+        if subpath := get(volume, "Subpath", ""):
+            fields.append(f"volume-subpath={subpath}")
         fields += [f"volume-label={key}={text}" for key, text in pairs(volume, "Labels").items()]
         driver = mapping(volume, "DriverConfig")
         if name := get(driver, "Name", ""):

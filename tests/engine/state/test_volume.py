@@ -168,6 +168,53 @@ def test_cp_before_the_first_start_fills_volumes(rless: Product, tmp_path: Path)
     assert rless("cp", "emptied:/data/seed", "-").expect(1).out == ""
 
 
+def test_part_of_a_volume_is_mounted(rless: Product, tmp_path: Path) -> None:
+    rless.sh("mkdir -p /v/a/b; echo in >/v/a/b/f; echo top >/v/f; ln -s a/b /v/l", "-v", "vol:/v")
+    whole = "type=volume,src=vol,dst=/data,volume-subpath="
+    for part in ("a/b", "l", "./a//b"):
+        assert rless.sh("cat /data/f; ls /data", "--mount", f"{whole}{part}").lines() == ["in", "f"]
+    one = "type=volume,src=vol,dst=/one,volume-subpath=a/b/f"
+    assert rless.sh("cat /one", "--mount", one).lines() == ["in"]
+    refused = rless.run(("--mount", f"{whole}a/b,ro"), "sh", "-c", "echo x >/data/f")
+    assert "Read-only" in refused.expect(1).err
+    missing = rless.run(("--mount", f"{whole}none"), "true").expect(125).one_line_error()
+    assert missing.endswith("No such file or directory; make it in the volume first")
+    # Before the first start, from another container, and after the end.
+    rless("create", "--name", "box", "--network=none", "--mount", f"{whole}a/b", rless.image,
+          "cat", "/data/own").expect()  # fmt: skip
+    (tmp_path / "own").write_text("own\n")
+    rless("cp", f"{tmp_path}/own", "box:/data/own").expect()
+    assert rless("start", "-a", "box").expect().lines() == ["own"]
+    assert rless.sh("ls /data", "--volumes-from", "box").lines() == ["f", "own"]
+    assert rless.sh("ls /v", "-v", "vol:/v").lines() == ["a", "f", "l"]
+    assert "remove the containers first" in rless("volume", "rm", "vol").expect(1).err
+    rless("rm", "box").expect()
+
+
+@pytest.mark.parametrize("link", ["/", "/etc", "../..", "/proc/self/root/etc"])
+def test_link_in_a_volume_does_not_lead_out_of_its_part(rless: Product, link: str) -> None:
+    """Class 18: a container that has the volume exchanges what another one mounts of it."""
+    rless.sh(f"mkdir /v/a; ln -s {link} /v/bad; ln -s {link} /v/a/bad", "-v", "vol:/v")
+    for part in ("bad", "a/bad", "bad/hostname"):
+        mount = f"type=volume,src=vol,dst=/data,volume-subpath={part}"
+        done = rless.run(("--mount", mount), "ls", "/data").expect(125)
+        assert "it leads out of the volume" in done.one_line_error()
+        rless("create", "--name", "box", "--network=none", "--mount", mount, rless.image).expect()
+        assert "it leads out of the volume" in rless("cp", "box:/data", "-").expect(125).err
+        rless("rm", "box").expect()
+
+
+def test_exchange_of_a_part_while_it_is_mounted_leads_nowhere(rless: Product) -> None:
+    rless.sh("mkdir /v/part /v/x; echo in >/v/part/f; ln -s / /v/link", "-v", "vol:/v")
+    swap = "while :; do mv -T /v/part /v/x/was; mv -T /v/link /v/part; mv -T /v/part /v/link;"
+    rless.detach("evil", "-v vol:/v", "sh", "-c", f"{swap} mv -T /v/x/was /v/part; done")
+    mount = "type=volume,src=vol,dst=/data,volume-subpath=part"
+    for _ in range(20):
+        done = rless.run(("--mount", mount), "ls", "/data")
+        assert done.lines() == ["f"] or done.expect(125).one_line_error()
+    rless("rm", "-f", "evil").expect()
+
+
 def test_volume_events_are_recorded_once(rless: Product) -> None:
     """Made by hand or at the first use, removed by hand or with the container: told once."""
     since = f"{time.time():.9f}"

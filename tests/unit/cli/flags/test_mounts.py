@@ -111,6 +111,11 @@ def test_unsupported_options_are_refused(option: str) -> None:
             made("bind", "/a", "/b", read_only=True),
         ),
         ('type=bind,"src=/a,""b",dst=/b', made("bind", '/a,"b', "/b")),
+        (
+            "src=data,dst=/b,volume-subpath=./a//b/../c",
+            made("volume", "data", "/b", subpath="a/c"),
+        ),
+        ("src=data,dst=/b,volume-subpath=.", made("volume", "data", "/b", subpath="")),
         ("src=data,dst=/b,volume-nocopy", made("volume", "data", "/b", nocopy=True)),
         ("type=volume,dst=/b", made("volume", None, "/b")),
         ("type=volume,dst=/b,volume-driver=local", made("volume", None, "/b")),
@@ -133,6 +138,9 @@ def test_mount_is_parsed(text: str, expected: Mount) -> None:
      "type=bind,src=/a ,dst=/b", "type=bind,src=/a,dst=/b,ro=maybe", "type=bind,src=/a,dst=/b,ro=T",
      "type=tmpfs,src=/a,dst=/b", "type=tmpfs,dst=/b,tmpfs-size=x", "type=tmpfs,dst=/b,tmpfs-mode=8",
      "type=tmpfs,dst=/b,tmpfs-mode=17777", "type=tmpfs,dst=/b,bind-propagation=private",
+     "src=a-b,dst=/b,volume-subpath=/c", "src=a-b,dst=/b,volume-subpath=c/../../d",
+     "src=a-b,dst=/b,volume-subpath=", "src=a-b,dst=/b,volume-subpath=c\0d",
+     "dst=/b,volume-subpath=c", "type=bind,src=/a,dst=/b,volume-subpath=c",
      "type=bind,src=/a,dst=/b,volume-nocopy", "type=bind,src=/a,dst=/b,tmpfs-size=1",
      "type=volume,src=/a,dst=/b", "type=bind,src=/a,dst=/b,bind-recursive=readonly",
      'type=bind,src="/a",dst=/b', 'type=bind,"src=/a,dst=/b', 'type=bind,"src=/a"x,dst=/b',
@@ -145,7 +153,7 @@ def test_wrong_mount_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ("type=image,src=x,dst=/b", "type=npipe,dst=/b", "type=volume,dst=/b,volume-subpath=x",
+    ("type=image,src=x,dst=/b", "type=npipe,dst=/b", "type=volume,dst=/b,volume-opt=x",
      "type=volume,dst=/b,volume-driver=nfs", "type=bind,src=/a,dst=/b,ro,bind-recursive=writable"),
 )  # fmt: skip
 def test_unsupported_mount_is_refused(text: str) -> None:
