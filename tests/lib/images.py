@@ -388,6 +388,15 @@ def write_docker_archive(
 # -- a registry --------------------------------------------------------------------------------
 
 
+def registries_conf(host: str, name: str) -> str:
+    """Return a registries.conf that has a repository of docker.io in a registry of the test."""
+    return (
+        'unqualified-search-registries = ["docker.io"]\n'
+        f'[[registry]]\nprefix = "docker.io/{name}"\n'
+        f'location = "{host}/{name}"\ninsecure = true\n'
+    )
+
+
 @contextlib.contextmanager
 def registry(
     *,

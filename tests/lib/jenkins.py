@@ -144,15 +144,6 @@ def image() -> Image:
 _CLASSES = "usr/share/jenkins"
 
 
-def registries_conf(host: str) -> str:
-    """Return a registries.conf that sends docker.io's repository to a registry of the test."""
-    return (
-        'unqualified-search-registries = ["docker.io"]\n'
-        f'[[registry]]\nprefix = "docker.io/{NAME}"\n'
-        f'location = "{host}/{NAME}"\ninsecure = true\n'
-    )
-
-
 def _file(path: Path) -> File:
     return File(path.read_bytes(), mode=0o755 if os.access(path, os.X_OK) else 0o644)
 

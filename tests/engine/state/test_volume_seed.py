@@ -30,7 +30,7 @@ def product(own_rless: Product) -> Iterator[Product]:
     with images.registry() as host:
         images.push(jenkins.image(), f"{host}/{jenkins.NAME}:latest")
         conf = own_rless.home / "registries.conf"
-        conf.write_text(jenkins.registries_conf(host))
+        conf.write_text(images.registries_conf(host, jenkins.NAME))
         own_rless.env["CONTAINERS_REGISTRIES_CONF"] = str(conf)
         yield own_rless
 

@@ -5,8 +5,9 @@ read by the command line's own parser, and no more: it needs what a test has not
 internet or systemd. A block ```console run is executed, in a new home directory, and its output
 compared; `...` stands for any text. ```console run registry has busybox in its home and in a
 registry, and ports of its own in place of localhost:5000 and 8080; ```console run jenkins has
-jenkins/jenkins in place of that of docker.io. What a reader ends by ctrl-c,
-`-f`, is ended so; what is for a terminal, `-it`, gets one.
+jenkins/jenkins in place of that of docker.io; ```console run engines has debian in place of that of
+docker.io, cwltool and snakemake, and the files of the page, whose blocks begin ```LANGUAGE NAME.
+What a reader ends by ctrl-c, `-f`, is ended so; what is for a terminal, `-it`, gets one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rootless.cli import verb_table
 from rootless.cli.parse import HelpWanted, parse
 from rootless.cli.verbs.container import run
 from rootless.errors import RlessError
-from tests.lib import images, jenkins
+from tests.lib import engines, images, jenkins
 from tests.lib.product import launcher
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 
 TREE = Path(__file__).parents[3]
 PAGES = sorted([*TREE.glob("*.md"), *TREE.glob("docs/**/*.md")])
-_CONSOLE = re.compile(r"^( *)```console( run(?: (registry|jenkins))?)?\n(.*?)^\1```", re.M | re.S)
+_CONSOLE = re.compile(
+    r"^( *)```console( run(?: (registry|jenkins|engines))?)?\n(.*?)^\1```", re.M | re.S
+)
+_FILE = re.compile(r"^```(?!console)\w+ (\S+)\n(.*?)^```", re.M | re.S)
 
 
 class Step(NamedTuple):
@@ -180,6 +184,7 @@ def shell(home: Path, command: str) -> str:
 
 RUN = [block for block in BLOCKS if block.run and not block.served]
 SERVED = [block for block in BLOCKS if block.served == "registry"]
+ENGINES = [block for block in BLOCKS if block.served == "engines"]
 JENKINS = [block for block in BLOCKS if block.served == "jenkins"]
 NEEDS = pytest.mark.needs("ordinary user", "user namespaces", "subordinate ids", "libseccomp")
 
@@ -205,15 +210,34 @@ def test_documented_block_with_a_registry_runs(block: Block, home: Path, tmp_pat
 def test_tutorial_runs(block: Block, home: Path) -> None:
     with images.registry() as host:
         images.push(jenkins.image(), f"{host}/{jenkins.NAME}:latest")
-        conf = home / ".config/containers/registries.conf"
-        conf.parent.mkdir(parents=True)
-        conf.write_text(jenkins.registries_conf(host))
+        configure(home, images.registries_conf(host, jenkins.NAME))
         places = {}
         for number in ("8080", "50000"):
             real = str(images.free_port())
             for before, after in (("-p ", ":"), ("localhost:", "/"), ("0.0.0.0:", "")):
                 places[f"{before}{number}{after}"] = f"{before}{real}{after}"
         follow(block, home, places)
+
+
+@NEEDS
+@pytest.mark.needs(*engines.NEEDS)
+@pytest.mark.parametrize("block", ENGINES, ids=[block.place for block in ENGINES])
+def test_workflow_runs(block: Block, home: Path) -> None:
+    page = (TREE / block.place.partition(":")[0]).read_text(encoding="utf-8")
+    for name, text in _FILE.findall(page):
+        (home / name).write_text(text)
+    engines.install(home / "bin")
+    with images.registry() as host:
+        images.push(engines.image(), f"{host}/{engines.NAME}:latest")
+        configure(home, images.registries_conf(host, engines.NAME))
+        follow(block, home, {})
+
+
+def configure(home: Path, registries: str) -> None:
+    """Write the user's registries.conf."""
+    conf = home / ".config/containers/registries.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text(registries)
 
 
 def follow(block: Block, home: Path, places: dict[str, str]) -> None:
