@@ -156,6 +156,29 @@ def test_names_that_would_mean_something_to_the_hub_are_refused(
     assert service.ask("POST", "/containers/create", asked)[0] == 400
 
 
+def test_hardware_address_is_the_same_after_a_new_connection(service: Service, image: str) -> None:
+    """Compose 1.29 connects each container anew between its create and its start."""
+    mac = "02:42:ac:11:65:43"
+    for name in ("one", "two"):
+        assert service.ask("POST", "/networks/create", {"Name": name})[0] == 201
+    wanted = body(image, f"ip link | grep -q {mac}", host={"NetworkMode": "one"}, MacAddress=mac)
+    make(service, "anew", wanted)
+    asked = {"Container": "anew"}
+    assert service.ask("POST", "/networks/one/disconnect", asked)[0] == 200
+    assert service.ask("POST", "/networks/two/connect", asked)[0] == 200
+    assert service.ask("POST", "/networks/one/connect", asked)[0] == 200
+    places = service.ask("GET", "/containers/anew/json")[1]["NetworkSettings"]["Networks"]
+    assert {name: place["MacAddress"] == mac for name, place in places.items()} == {
+        "one": True,
+        "two": False,
+    }
+    assert service.ask("POST", "/containers/anew/start")[0] == 204
+    assert service.ask("POST", "/containers/anew/wait") == (200, {"StatusCode": 0})
+    assert service.ask("DELETE", "/containers/anew")[0] == 204
+    for name in ("one", "two"):
+        assert service.ask("DELETE", f"/networks/{name}")[0] == 204
+
+
 def test_more_names_than_a_network_takes_are_refused_at_the_start(
     service: Service, image: str
 ) -> None:

@@ -85,6 +85,8 @@ def _connect(network: Network, container: Container, endpoint: dict[str, Any]) -
             1,
         )
     endpoint = {**endpoint, "name": network.name}
+    if mac := container.facts.get("macs", {}).get(network.id):
+        endpoint.setdefault("mac", mac)
     if runs:
         places = record["networks"]
         place = attachment.take_place(network, container.id, endpoint)
@@ -145,6 +147,9 @@ def _disconnect(network: Network, container: Container) -> None:
         _write_files(container, places)
     addresses.give_back(network.id, container.id)
     endpoints = container.facts["request"]["networks"]
+    macs = {network.id: one["mac"] for one in endpoints if _is_of(one, network) and one.get("mac")}
+    if macs:  # compose 1.29 connects each container anew before it starts
+        container.update_facts(macs={**container.facts.get("macs", {}), **macs})
     _store(container, [endpoint for endpoint in endpoints if not _is_of(endpoint, network)])
 
 

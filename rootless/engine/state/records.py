@@ -91,6 +91,7 @@ class ContainerRecord(TypedDict):
     exposed: NotRequired[list[str]]  # "80/tcp"
     ports: list[str]  # what was asked for, as `ps` shows it
     network: NotRequired[str]
+    macs: NotRequired[dict[str, str]]  # id of a network that it has left -> its address there
     systemd: NotRequired[str]  # "", or how it is prepared for systemd as its first process
     stop_signal: int
     stop_timeout: int  # seconds; -1: for ever
@@ -113,6 +114,7 @@ class ContainerChanges(TypedDict, total=False):
 
     name: str
     network: str
+    macs: dict[str, str]
     restart: RestartPolicy
     source: dict[str, Any]
     request: dict[str, Any]
