@@ -76,6 +76,7 @@ class _Process:
 
     Attributes:
         number, began: of the step that it is at. said: its last word about that.
+        done: how many it has done.
         left_host: a RUN of it has entered the network of the build, and there is no way back.
     """
 
@@ -88,6 +89,7 @@ class _Process:
         self.number = 0
         self.began = 0.0
         self.said: dict[str, Any] | None = None
+        self.done = 0
         self.left_host = False
 
     def suits(self, step: Step) -> bool:
@@ -238,7 +240,11 @@ class Builder:
         assert step is not None and before is not None
         if track.process is not None and not track.process.suits(step):
             self._forget(track.process)
-        number = self._announce(track, "start")
+        self._start(track, self._announce(track, "start"))
+
+    def _start(self, track: _Track, number: int) -> None:
+        step, before = track.step, track.state
+        assert step is not None and before is not None
         process = track.process or self._fork(track)
         task = step_process.Task(track.next, number, before, {
             index: result.state.chain
@@ -287,10 +293,17 @@ class Builder:
             else:
                 self._say({**message, "id": process.number})
         if process.receiver.ended:
-            at_work = process.track.running
+            track = process.track
             status = self._forget(process)
-            if at_work:
+            if track.running and self._is_untouched(process):
+                self._start(track, process.number)
+            elif track.running:
                 self._finish(process, status)
+
+    def _is_untouched(self, process: _Process) -> bool:
+        """Tell whether one that waited for its next step was killed before it began that."""
+        scratch = f"{self._site.scratch}/{process.number}"
+        return process.done > 0 and process.said is None and not os.path.lexists(scratch)
 
     def _forget(self, process: _Process) -> int:
         """Wait for the end of a process, which has nothing to do any more; return its status."""
@@ -306,8 +319,11 @@ class Builder:
         self._left.append(process.number)
         step = track.step
         assert step is not None
+        process.done += 1
         if said is None:
-            said = {"kind": "failed", "message": f"its process ended (status {status})",
+            code = os.waitstatus_to_exitcode(status)
+            how = f"was killed (signal {-code})" if code < 0 else f"ended (code {code})"
+            said = {"kind": "failed", "message": f"its process {how}",
                     "hint": None, "exit_code": 1}  # fmt: skip
         if said["kind"] == "failed":
             failure = {"line": step.line, "end_line": step.end_line, "text": step.text}

@@ -159,7 +159,6 @@ class Copy:
                 owner = self._selection.owner_of(tree.join(source.path, path), entry.status)
                 layer.add(tree.join(base, path), entry, owner)
 
-
     def _unpack(self, layer: NewLayer, source: Source) -> bool:
         """Unpack a source that is an archive; return whether it is one."""
         from rootless.engine.build import add

@@ -123,9 +123,8 @@ class _Tar(TarWriter):
         self._split_off(path, size)
         left = size
         if not self._chunk:
-            self._chunk = bytearray(
-                _CHUNK
-            )  # not for a layer without contents: it costs 256 page faults
+            # Not for a layer without contents: it costs 256 page faults.
+            self._chunk = bytearray(_CHUNK)
         with memoryview(self._chunk) as view:
             while left:
                 count = os.readv(fd, [view[: min(left, _CHUNK)]])

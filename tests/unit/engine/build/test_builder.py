@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 LEAVES = "leaves something open"
 DIES = "dies"
+KILLED = "is killed"
+KILLED_EARLY = "is killed before it has begun"
+KILLED_WAITING = "is killed before it has begun, after another step"
 
 
 def run(number: int, text: str = "", network: str = "default") -> RunStep:
@@ -43,11 +47,18 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def serve(site: Any, stage: Stage, tasks: int, writer: int) -> None:
         receiver, say = Receiver(tasks), sender(writer)
+        done = 0
         while not receiver.ended:
             for task in receiver.read():
                 step = stage.steps[task["step"]]
+                if step.text == KILLED_EARLY or (step.text == KILLED_WAITING and done):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                os.mkdir(f"{site.scratch}/{task['number']}")
                 if step.text == DIES:
                     os._exit(3)
+                if step.text == KILLED:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                done += 1
                 # The chain has one more layer: who made it, from what, and what it was told.
                 before = task["chain"][-1:] or ["nothing"]
                 mine = f"{os.getpid()} {before[0].partition(' ')[0]} {task['chains']}"
@@ -106,15 +117,31 @@ def test_a_process_is_told_what_other_stages_have_come_to(site: Any) -> None:
     assert str([[1, list(results[1].state.chain)]]) in results[0].state.chain[1]
 
 
+def test_a_process_that_is_killed_while_it_waits_loses_nothing(site: Any) -> None:
+    """It has begun nothing of the step that it was just given: another process does that."""
+    steps = (run(1), run(2, KILLED_WAITING), run(3))
+    (pids,) = processes(site, steps)
+    assert pids[0] != pids[1] == pids[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [
+        (DIES, r"ended \(code 3\)"),
+        (KILLED, r"was killed \(signal 9\)"),
+        (KILLED_EARLY, r"was killed \(signal 9\)"),
+    ],
+)
 def test_a_process_that_ends_by_itself_is_a_failure(
-    site: Any, monkeypatch: pytest.MonkeyPatch
+    site: Any, monkeypatch: pytest.MonkeyPatch, text: str, how: str
 ) -> None:
     forked: list[int] = []
     fork = os.fork
     monkeypatch.setattr(os, "fork", lambda: forked.append(fork()) or forked[-1])
-    with pytest.raises(RlessError, match="its process ended"):
-        processes(site, (run(1), run(2, DIES), run(3)), (run(1), run(2), run(3)))
-    assert len(forked) == 2
+    with pytest.raises(RlessError, match=f"its process {how}"):
+        processes(site, (run(1), run(2, text), run(3)), (run(1), run(2), run(3)))
+    # No step is begun twice; one that has begun nothing is tried by another process, once.
+    assert len(forked) == (3 if text == KILLED_EARLY else 2)
     for pid in forked:  # nobody is left, and all were waited for
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
