@@ -210,6 +210,8 @@ class Builder:
             return False
         self._announce(track, "cached")
         state = State(found.keys[0] if found.keys else key, found.chain)
+        if found.chain == before.chain:  # of a WORKDIR that was there
+            state = before
         self._advance(track, state, found.created, [key])
         return True
 
@@ -228,7 +230,7 @@ class Builder:
         assert step is not None and before is not None
         if state.chain != before.chain:
             track.layers[step.number] = created
-            track.keys += keys
+        track.keys += keys
         track.state = state
         track.next += 1
 

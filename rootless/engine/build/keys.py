@@ -142,9 +142,14 @@ def defined(before: str, origins: Sequence[str], step: Mapping[str, Any]) -> str
     return _key("defined", before=before, origins=list(origins), step=dict(step))
 
 
-def workdir(before: str, directory: str, owner: tuple[int, int]) -> str:
-    """Return the key of the state after a WORKDIR that has made its directory."""
-    return _key("workdir", before=before, directory=directory, owner=list(owner))
+def workdir(before: str, directory: str, user: str) -> str:
+    """Return the key of the state after a WORKDIR, for which no file has to be looked at.
+
+    Args:
+        user: whose directory it is made, as typed. Who that is, and whether there is something to
+            make, the layers before say, on which a result in the cache must be.
+    """
+    return _key("workdir", before=before, directory=directory, user=user)
 
 
 def _name(entry: str) -> str:

@@ -9,7 +9,7 @@ from rootless.frozen import as_data
 from rootless.engine.build import keys
 from rootless.engine.build.cache import Cache
 from rootless.engine.build.carried.imports import Imports
-from rootless.engine.build.steps import CopyStep, RunStep, State
+from rootless.engine.build.steps import CopyStep, RunStep, State, WorkdirStep
 from rootless.image.layer import owners
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ class Site:
             origins = [step.origins[index] for index, _ in bound]
         elif isinstance(step, CopyStep):
             origins = [step.origin]
+        elif isinstance(step, WorkdirStep):
+            return keys.workdir(before.key, step.directory, step.user)
         else:
             return None
         if any(origin.kind == "context" for origin in origins):

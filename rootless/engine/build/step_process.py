@@ -423,10 +423,10 @@ class _StepProcess:
 
     def _make_directory(self, step: WorkdirStep) -> Done:
         write = copy.workdir_writer(step, self._open_before())
-        if write is None:
-            return self.before, 0.0, True, []
-        owner = copy.owner_of(step.user, self._open_before) if step.user else (0, 0)
-        key = keys.workdir(self.before.key, step.directory, owner)
+        key = keys.workdir(self.before.key, step.directory, step.user)
+        if write is None:  # the next build need not look, nor fetch the layers for that
+            self.site.cache.store(key, self.before.chain, text=step.text)
+            return self.before, 0.0, True, [key]
         return self._find_or_make(step, key, lambda: self.make_layer(write))
 
     def make_layer(self, write: Callable[[int], None]) -> dict[str, Any]:

@@ -129,6 +129,24 @@ def test_min_has_what_the_image_is_made_of(
     assert cached(done) == 4  # the stage is done anew, and gives the same
 
 
+def test_directory_that_is_there_needs_no_layer(
+    first: Builds, second: Builds, tmp_path: Path
+) -> None:
+    """A stage that is only copied from has a WORKDIR: its layers are not fetched to look for it."""
+    cache = tmp_path / "cache"
+    (first.context / "file").write_text("x")
+    text = (
+        f"FROM localhost/base:1 AS made\n{seed()}RUN mkdir /work\n"
+        "WORKDIR /work\nWORKDIR new\nRUN echo out > out\n"
+        "FROM localhost/base:1\nCOPY --from=made /work/new/out /\n"
+    )
+    first(text, "--cache-to", f"type=local,dest={cache},mode=max").expect()
+    before = layers_of(second.rless)
+    assert cached(second(text, "--cache-from", f"type=local,src={cache}").expect()) == 6
+    assert layers_of(second.rless) == before + 1
+    assert second.run("cat", "/out") == "out\n"
+
+
 def test_what_is_found_and_not_needed_is_exported_too(
     first: Builds, second: Builds, text: str, tmp_path: Path
 ) -> None:

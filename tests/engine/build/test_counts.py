@@ -45,10 +45,15 @@ def test_a_step_takes_few_processes_and_mounts(rless: Product, tmp_path: Path) -
     (build.context / "Dockerfile").write_text(few)
     one = counted(rless, tmp_path / "one", *WORDS, context)
     again = counted(rless, tmp_path / "again", *WORDS, context)
+    (build.context / "Dockerfile").write_text(f"{few}WORKDIR /etc\nWORKDIR /new\n")
+    build.rless(*WORDS, context).expect()
+    places = counted(rless, tmp_path / "places", *WORDS, context)
     # The builder, and one process that looks at the files of all COPYs.
     assert again["fork"] == 2, again
     # Their own namespaces are made private; no tree is mounted to find a COPY.
     assert (again["mount"], again["fsopen"], again["open_tree"]) == (2, 0, 0), again
+    # Nor to know that a WORKDIR is there, or was made.
+    assert places == again
     steps = 4
     runs = "".join(f"RUN : {2 + number}\n" for number in range(steps))
     (build.context / "Dockerfile").write_text(f"{head}RUN : 0\n{runs}COPY file /a\n")

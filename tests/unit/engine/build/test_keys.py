@@ -53,7 +53,7 @@ def test_each_input_of_a_run_invalidates_it(changed: dict[str, Any]) -> None:
 def test_the_state_before_invalidates_a_step() -> None:
     assert keys.run("c" * 64, **RUN) != keys.run(BEFORE, **RUN)
     assert keys.copy("c" * 64, **COPY) != keys.copy(BEFORE, **COPY)
-    assert keys.workdir("c" * 64, "/a", (0, 0)) != keys.workdir(BEFORE, "/a", (0, 0))
+    assert keys.workdir("c" * 64, "/a", "") != keys.workdir(BEFORE, "/a", "")
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "NO_PROXY", "all_proxy"])
@@ -103,7 +103,7 @@ def test_a_base_counts_by_its_layers_and_by_what_steps_see_of_its_config() -> No
 
 
 def test_bytes_that_are_no_text_are_part_of_a_key() -> None:
-    one, two = (keys.workdir(BEFORE, f"/{name}", (0, 0)) for name in ("\udcff", "\udcfe"))
+    one, two = (keys.workdir(BEFORE, f"/{name}", "") for name in ("\udcff", "\udcfe"))
     assert one != two
 
 
@@ -113,6 +113,6 @@ def test_kinds_of_steps_never_share_a_key() -> None:
         keys.run(BEFORE, **RUN),
         keys.copy(BEFORE, **COPY),
         keys.after(BEFORE, BEFORE),
-        keys.workdir(BEFORE, "/", (0, 0)),
+        keys.workdir(BEFORE, "/", ""),
     }
     assert len(made) == 5
