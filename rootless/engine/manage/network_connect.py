@@ -147,9 +147,9 @@ def _disconnect(network: Network, container: Container) -> None:
         _write_files(container, places)
     addresses.give_back(network.id, container.id)
     endpoints = container.facts["request"]["networks"]
-    macs = {network.id: one["mac"] for one in endpoints if _is_of(one, network) and one.get("mac")}
-    if macs:  # compose 1.29 connects each container anew before it starts
-        container.update_facts(macs={**container.facts.get("macs", {}), **macs})
+    mac = next((one["mac"] for one in endpoints if _is_of(one, network) and one.get("mac")), None)
+    if mac:  # compose 1.29 connects each container anew before it starts
+        container.update_facts(macs={**container.facts.get("macs", {}), network.id: mac})
     _store(container, [endpoint for endpoint in endpoints if not _is_of(endpoint, network)])
 
 
