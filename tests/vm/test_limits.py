@@ -76,6 +76,28 @@ def test_memory_limit_is_enforced(machine: Machine) -> None:
     assert done.lines() == expected, done
 
 
+def test_limits_of_a_build_are_enforced(machine: Machine) -> None:
+    """All RUNs are in a group of the build. What one may not have kills it, and the build fails."""
+    text = r"""
+        rless tag $IMAGE localhost/base; mkdir built; cd built
+        build() {
+            printf '%s\n' 'FROM localhost/base' "RUN $1" >Dockerfile
+            rless build --progress=plain --network none -m 64m --memory-swap 64m --cpus 0.5 \
+                --pids-limit 50 -t localhost/limited . 2>said
+            echo code=$?
+        }
+        build 'dd if=/dev/zero of=/dev/null bs=200M count=1'
+        grep -o 'exit code [0-9]*' said | sort -u; rless image exists localhost/limited || echo none
+        build 'dd if=/dev/zero of=/dev/null bs=20M count=1 2>/dev/null && \
+            cd /sys/fs/cgroup && cat memory.max memory.swap.max cpu.max pids.max >/limits'
+        $RUN --rm localhost/limited cat /limits
+        find /sys/fs/cgroup -name 'rless-build-*'; systemctl --user list-units 'rless-build-*' -q
+        cat said >&2; cd; rm -r built; rless rmi localhost/limited >/dev/null"""
+    done = machine.run(script(text))
+    limits = [str(64 << 20), "0", "50000 100000", "50"]
+    assert done.lines() == ["code=1", "exit code 137", "none", "code=0", *limits], done
+
+
 def test_swap_limit_is_enforced(machine: Machine) -> None:
     """Memory and swap together: what does not fit into one goes to the other, or is killed for."""
     on = r"""[ -e /swap ] ||
