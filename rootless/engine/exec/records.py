@@ -126,14 +126,17 @@ def _write(path: str, value: dict[str, Any]) -> None:
         pass  # the disk is full, or the container has gone just now
 
 
-def state_of(record: dict[str, Any]) -> tuple[bool, int | None]:
+def state_of(container: Container, record: dict[str, Any]) -> tuple[bool, int | None]:
     """Return whether the process runs, and its exit code; None: it has none yet."""
     if record.get("code") is not None:
         return False, record["code"]
     keeper = record.get("keeper")
     if keeper is None:
         return False, None
-    return (True, None) if is_alive(keeper) else (False, _LOST)
+    if is_alive(keeper):
+        return True, None
+    # A keeper ends after it has written the code, and perhaps after the record was read.
+    return False, _end(container, record["id"]).get("code", _LOST)
 
 
 def running(container: Container) -> list[str]:
@@ -144,7 +147,9 @@ def running(container: Container) -> list[str]:
         name[:-8] for name in names if name[-8:] == ".started" and f"{name[:-8]}.end" not in names
     )
     found = (_read(container, exec_id) for exec_id in begun)
-    return [record["id"] for record in found if record is not None and state_of(record)[0]]
+    return [
+        record["id"] for record in found if record is not None and state_of(container, record)[0]
+    ]
 
 
 def _names(container: Container) -> list[str]:
@@ -156,8 +161,12 @@ def _names(container: Container) -> list[str]:
 
 def _read(container: Container, exec_id: str) -> dict[str, Any] | None:
     record: dict[str, Any] | None = read_json(_path(container, exec_id))
-    end: dict[str, Any] | None = read_json(f"{directory(container)}/{exec_id}.end")
-    return record if record is None else {**record, **(end or {})}
+    return record if record is None else {**record, **_end(container, exec_id)}
+
+
+def _end(container: Container, exec_id: str) -> dict[str, Any]:
+    """Return what the keeper has written at the end; nothing, as long as there is none."""
+    return read_json(f"{directory(container)}/{exec_id}.end") or {}
 
 
 def _clear(container: Container) -> None:

@@ -62,7 +62,7 @@ async def create(request: Request) -> Response:
 async def inspect(request: Request) -> Response:
     """Show a process, and its exit code."""
     container, record = records.get(request.names["id"])
-    runs, code = records.state_of(record)
+    runs, code = records.state_of(container, record)
     wanted = record["request"]
     return Response(
         {
