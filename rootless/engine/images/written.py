@@ -4,10 +4,14 @@ Engines keep image files each in a directory of its own. A record in the storage
 of an image was written. While it is that file still, and not open to everybody, another name of it
 shares its blocks, or is a hard link on the same file system. So who changes one in place changes
 both: no tool does that, a new file takes the old one's name.
+
+Tasks of a job array write the same file at once. Those of one host wait for the first of them on
+that file system, and share what it has written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -16,11 +20,12 @@ from typing import TYPE_CHECKING
 
 from rootless import jsontext, log
 from rootless.image.squashfs.image_file import identity_of
+from rootless.image.store.staging import LayerLocks
 from rootless.linux import files
 from rootless.rootfs.copy import FICLONE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 
@@ -33,8 +38,29 @@ class Written:
     """
 
     def __init__(self, root: str, made_of: Sequence[str]) -> None:
-        key = hashlib.sha256("\0".join(made_of).encode("utf-8", "surrogateescape")).hexdigest()
-        self._record = f"{root}/flat/sif-{key[:32]}.json"
+        self._root = root
+        self._key = _digest(made_of)
+        self._record = f"{root}/flat/sif-{self._key[:32]}.json"
+
+    @contextlib.contextmanager
+    def turn(self, target: str) -> Iterator[bool]:
+        """Wait for another command that writes the file for this file system, or have others wait.
+
+        Yields whether `target` is another name of its file now.
+
+        Raises:
+            OSError: nothing can be written there.
+        """
+        place = str(os.stat(os.path.dirname(target)).st_dev)
+        locks = LayerLocks(self._root)
+        try:
+            waited = locks.take(f"sha256:{_digest((self._key, os.uname().nodename, place))}")
+            done = self.reuse(target)
+            if waited:
+                locks.release()  # what cannot be shared is written by all at once
+            yield done
+        finally:
+            locks.release()
 
     def reuse(self, target: str) -> bool:
         """Make `target` another name of the file, in the place of what is there; tell if it is.
@@ -85,6 +111,10 @@ class Written:
             os.close(fd)
             return -1
         return fd
+
+
+def _digest(words: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _link(fd: int, target: str) -> bool:

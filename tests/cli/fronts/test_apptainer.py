@@ -414,6 +414,26 @@ def test_second_file_of_an_image_is_no_second_copy(apptainer: Front, tmp_path: P
     assert two.read_bytes() == content
 
 
+def test_files_that_are_pulled_at_once_are_one(apptainer: Front, tmp_path: Path) -> None:
+    """The tasks of a job array: mksquashfs runs once, and the others share its file."""
+    archive = images.write_docker_archive(
+        images.Image([images.busybox_layer(), images.layer({"data": os.urandom(8 << 20)})], {}),
+        tmp_path / "own.tar",
+    )
+    apptainer("exec", f"docker-archive:{archive}", "true").expect()  # it is unpacked already
+    files = [tmp_path / f"{number}.sif" for number in range(4)]
+    pulls = [apptainer.start("pull", str(file), f"docker-archive:{archive}") for file in files]
+    for pull in pulls:
+        _, said = pull.communicate(timeout=60)
+        assert pull.returncode == 0, said
+    assert len({file.read_bytes() for file in files}) == 1
+    again = tmp_path / "again.sif"
+    apptainer("pull", str(again), f"docker-archive:{archive}").expect()
+    if again.stat().st_nlink > 1:  # else the file system has shared the blocks
+        assert len({file.stat().st_ino for file in files}) == 1
+    assert not os.listdir(apptainer.product.storage / "locks")
+
+
 def test_cache_lies_where_the_user_says(apptainer: Front, rless: Product, tmp_path: Path) -> None:
     archive = images.write_docker_archive(
         images.Image([images.busybox_layer()], {}), tmp_path / "own.tar"

@@ -49,10 +49,11 @@ spython run on it unchanged.
 - **Limits** that cannot be set are told in a warning, as under the name `docker`.
 - **The cache** is the storage of rless. `APPTAINER_CACHEDIR` moves it, for a command, to `rless` in
   that directory; then nothing below your home grows. Many tasks of a job array may pull the same
-  image at once: it is downloaded once. A SIF file grows beside its name, and nothing is unpacked
-  for it. A second file of the same image shares the blocks of the first one, or is a hard link to
-  it, where both are on one file system. `APPTAINER_TMPDIR` is where `build` unpacks a `localimage`
-  file; without it that is beside the target. `APPTAINER_PULLFOLDER` is where `pull` writes.
+  image at once: it is downloaded once, and those of one host wait for the first SIF file. It grows
+  beside its name, and nothing is unpacked for it. A second file of the same image shares the blocks
+  of the first one, or is a hard link to it, where both are on one file system. `APPTAINER_TMPDIR`
+  is where `build` unpacks a `localimage` file; without it that is beside the target.
+  `APPTAINER_PULLFOLDER` is where `pull` writes.
 - **Passwords**: `APPTAINER_DOCKER_USERNAME` and `APPTAINER_DOCKER_PASSWORD`, or `registry login`.
 
 ## Definition files
