@@ -16,7 +16,7 @@ from rootless.cli.verb_table import ALIASES, find, group_help
 from rootless.errors import RlessError, spoken
 
 _LEVELS = ("debug", "info", "warn", "error", "fatal")
-_LIMITED = ("run", "create")
+_LIMITED = ("run", "create", "build")
 
 
 def main(argv: list[str], name: str) -> int:

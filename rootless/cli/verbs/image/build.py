@@ -20,7 +20,7 @@ _OF_RUN = (
     *("--add-host", "--dns", "--dns-search", "--dns-option", "--ulimit", "--shm-size"),
     *("--cap-add", "--cap-drop", "--security-opt", "--device"),
     *("--memory", "--memory-swap", "--cpus", "--cpu-shares", "--cpu-period", "--cpu-quota"),
-    *("--cpuset-cpus", "--cpuset-mems", "--pids-limit", "--cgroup-parent"),
+    *("--cpuset-cpus", "--cpuset-mems", "--pids-limit", "--cgroup-parent", "--limits"),
 )
 _ROWS: dict[str, Row] = {row[0].split()[0]: row for _, rows in options.GROUPS for row in rows}
 _SETTINGS = tuple(_ROWS[name][3] for name in _OF_RUN)
@@ -259,6 +259,11 @@ def request(values: dict[str, Any], args: list[str]) -> BuildRequest:
         run_options=run_options,
     )
     made.epoch()  # refused before anything is done
+    settings = made.run_settings()
+    if settings.asks_limits():
+        from rootless.engine import resources
+
+        resources.check(settings)
     outputs.asked_for(made)
     places.parse_from(made.cache_from)
     places.parse_to(made.cache_to, made.build_args)

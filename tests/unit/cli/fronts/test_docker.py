@@ -66,6 +66,12 @@ def test_limits_are_tried(ran: list[list[str]], monkeypatch: pytest.MonkeyPatch,
     ]
 
 
+def test_limits_of_a_build_are_tried(ran: list[list[str]]) -> None:
+    for words in (["build"], ["image", "build"], ["builder", "build"], ["buildx", "build"]):
+        docker.main([*words, "--memory", "1g", "."], "docker")
+    assert ran == [["build", "--limits=try", "--memory", "1g", "."]] * 4
+
+
 def test_flags_before_the_verb(ran: list[list[str]], capfd: pytest.CaptureFixture[str]) -> None:
     told(capfd, "docker", "--config", "/c", "--log-level=error", "ps", "-a")
     assert os.environ["DOCKER_CONFIG"] == "/c"

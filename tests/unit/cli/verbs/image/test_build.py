@@ -109,6 +109,18 @@ def test_flags_of_run_hold_for_each_run() -> None:
         network="none",
     )
     assert request("--network", "default", ".").run_settings() == RunRequest()
+    tried = request("--memory", "64m", "--limits=try", ".").run_settings()
+    assert (tried.memory, tried.limits) == (64 << 20, "try")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--memory=1m", "Minimum memory"), ("--cpus=9999", "CPUs")],
+)
+def test_limits_that_cannot_be_are_refused_as_by_run(flag: str, message: str) -> None:
+    with pytest.raises(RlessError, match=message) as raised:
+        request(flag, ".")
+    assert raised.value.exit_code == 125
 
 
 def test_secrets_are_files_or_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
