@@ -29,7 +29,7 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         name: str,
         samples: int,
         timed: Sequence[Command],
-        target: float,
+        target: float | None = None,
         *,
         before: Sequence[Command] = (),
         after: Sequence[Command] = (),
@@ -87,6 +87,20 @@ def groups(peers: Peers, runs: int) -> list[Group]:
         [["stop", "NAME"], ["rm", "NAME"]],
         0.4,
         before=[[*start, *IDLE]],
+    )
+    both(
+        "kill",
+        runs,
+        [["kill", "NAME"]],
+        before=[[*start, *IDLE]],
+        after=[gone],
+    )
+    both(
+        "healthcheck run",
+        runs,
+        [["healthcheck", "run", "one"]],
+        first=[[*one[:2], "--health-cmd", "true", "--health-interval", "1h", *one[2:]]],
+        last=[["rm", "-f", "one"]],
     )
     both(
         "rm -f of 20",

@@ -84,6 +84,7 @@ def environment(work: str) -> dict[str, str]:
         "XDG_RUNTIME_DIR": f"{work}/runtime",
         "RLESS_STORAGE": f"{work}/rless",
         "TMPDIR": f"{work}/tmp",  # noqa: S108
+        "DISABLE_HC_SYSTEMD": "true",  # else podman wants a timer for a container with a check
         "CONTAINERS_CONF": f"{work}/containers.conf",
         "CONTAINERS_STORAGE_CONF": f"{work}/storage.conf",
     }
