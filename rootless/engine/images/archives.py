@@ -11,7 +11,6 @@ from rootless.errors import NOT_FOUND, RlessError, escape
 from rootless.image.config.user import resolve_user
 from rootless.image.model.reference import familiar_repository, parse
 from rootless.image.registry.progress import Progress
-from rootless.image.store.staging import Staging
 from rootless.image.store.store import Store
 from rootless.image.trust.identity import parse_named
 from rootless.linux.files import Output
@@ -101,6 +100,7 @@ def save(
         RlessError: no such image; it cannot be restored or signed; no room.
     """
     from rootless.image.archive import write as saver
+    from rootless.image.store.staging import Staging  # a pull of what is here needs none
 
     store = Store(paths.storage_root())
     images = _chosen(store, indexed or names, platform)
