@@ -153,11 +153,14 @@ def _lines(data: bytes | str) -> list[str]:
 
 
 def _directives(lines: list[str]) -> tuple[Directives, int]:
-    """Return the directives and the number of lines that they take."""
+    """Return the directives and the number of lines that they take.
+
+    Below a line of `#!` only `syntax` and `check` are ones, as in BuildKit.
+    """
     values: dict[str, str] = {}
     numbers: dict[str, int] = {}
-    count = 0
-    for number, line in enumerate(lines, 1):
+    first = count = 1 if "".join(lines[:1]).startswith("#!") else 0
+    for number, line in enumerate(lines[first:], first + 1):
         match = _DIRECTIVE.match(line.strip(_BLANKS + "\n"))
         if match is None or match[1].lower() not in ("syntax", "escape", "check"):
             break
@@ -166,7 +169,7 @@ def _directives(lines: list[str]) -> tuple[Directives, int]:
             raise DockerfileError(f"the directive {key} is there twice", None, number)
         values[key], numbers[key] = match[2], number
         count = number
-    escape = values.get("escape", "\\")
+    escape = "\\" if first else values.get("escape", "\\")
     if escape not in ("\\", "`"):
         raise DockerfileError(
             f"escape {escape!r}: only \\ and ` can be one", None, numbers["escape"]

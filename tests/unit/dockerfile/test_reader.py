@@ -53,6 +53,8 @@ def test_lines_are_joined(text: str | bytes, expected: list[str]) -> None:
         ("\n# escape=`\nRUN a", "\\", None, set()),
         ("# unknown=1\n# escape=`\nRUN a", "\\", None, set()),
         ("RUN a\n# escape=`\nRUN b", "\\", None, set()),
+        ("#!/bin/sh\n# check=skip=A\n# escape=`\nRUN a", "\\", None, {"A"}),
+        ("#!/bin/sh\n#!/bin/sh\n# check=skip=A\nRUN a", "\\", None, set()),
         ("# check = skip=A, B ; error=true\nRUN a", "\\", None, {"A", "B"}),
     ],
 )
@@ -75,6 +77,7 @@ def test_directives(text: str, escape: str, syntax: str | None, skipped: set[str
         (b"# escape=x\nRUN a", 1, "only \\ and `"),
         (b"# escape=`\n# escape=`\nRUN a", 2, "twice"),
         (b"# syntax=example.org/other\nRUN a", 1, "only docker/dockerfile"),
+        (b"#!/bin/sh\n# syntax=example.org/other\nRUN a", 2, "only docker/dockerfile"),
         (b"# check=foo\nRUN a", 1, "no option"),
         (b"RUN a\nRUN <<EOF\nEOFX\n", 2, "has no end"),
         (b"RUN <<'EOF\nEOF\n", 1, "not closed"),
