@@ -45,7 +45,6 @@ class Site:
             others.
         cgroup: of all RUNs, where limits are asked for.
         may_have_grown: something may be new in the cache; known once all steps are done.
-        jobs: how many step processes are at work at a time.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Site:
         self.cgroup: Cgroup | None = None
         self._owners: dict[str, owners.Below] = {}
         self.may_have_grown = True
-        self.jobs = request.jobs or os.cpu_count() or 1
 
     def use(self, imports: Imports) -> None:
         """Look for results in other caches, too."""
@@ -96,6 +94,14 @@ class Site:
         if None in map(self.cache.layer, chain):
             waiting()
             self.bringer.bring([(link, "") for link in chain])
+
+    @property
+    def jobs(self) -> int:
+        """Return how many step processes are at work at a time: as many as there are CPUs for us.
+
+        On a node of a cluster these are fewer than the machine has.
+        """
+        return self.request.jobs or len(os.sched_getaffinity(0))
 
     @property
     def hostname(self) -> str:

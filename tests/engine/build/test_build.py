@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import tarfile
 import time
 from pathlib import Path
@@ -230,11 +232,20 @@ def test_stated_owners_are_saved_without_subordinate_ids(
     assert owners["stated"] == (5, 6)
 
 
-def test_one_job_does_one_step_at_a_time(build: Build) -> None:
-    alone = "RUN --mount=type=cache,id=jobs,target=/c mkdir /c/busy && sleep 0.1 && rmdir /c/busy\n"
-    stages = "".join(f"FROM localhost/base:1 AS s{n}\n{alone}" for n in range(4))
-    copies = "".join(f"COPY --from=s{n} /bin/busybox /b{n}\n" for n in range(4))
-    build(f"{stages}FROM localhost/base:1\n{copies}", "--no-cache", "--jobs=1").expect()
+@pytest.mark.parametrize("words", [("--jobs=1",), ()])
+def test_one_job_does_one_step_at_a_time(build: Build, words: tuple[str, ...]) -> None:
+    """Also where there is one CPU for us, as of a job on a node of many."""
+    stages = "".join(f"FROM localhost/base:1 AS s{n}\nRUN : {n}\n" for n in range(3))
+    copies = "".join(f"COPY --from=s{n} /bin/busybox /b{n}\n" for n in range(3))
+    before = os.sched_getaffinity(0)
+    if not words:
+        os.sched_setaffinity(0, {min(before)})
+    try:
+        done = build(f"{stages}FROM localhost/base:1\n{copies}", "--no-cache", *words).expect()
+    finally:
+        os.sched_setaffinity(0, before)
+    events = re.findall(r"^#\d+ (\[s|DONE)", done.err, re.MULTILINE)
+    assert events[:6] == ["[s", "DONE"] * 3, done.err
     assert build("FROM scratch\n", "--jobs=0").code == 125
 
 
