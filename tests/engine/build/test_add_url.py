@@ -247,7 +247,5 @@ def test_body_that_breaks_off_or_is_endless_is_refused(
     server: WebServer, build: Build, out: Path
 ) -> None:
     server.pages["/x"] = Page(os.urandom(64 << 10))
-    done = build(
-        f"ADD {server.url('/x')} /x", env={"RLESS_IMAGES_LIMITS_BLOB_BYTES": "1000"}
-    )
+    done = build(f"ADD {server.url('/x')} /x", env={"RLESS_IMAGES_LIMITS_BLOB_BYTES": "1000"})
     assert done.code == 1 and "larger than" in done.err and not out.exists()

@@ -83,7 +83,9 @@ def test_only_the_result_of_the_last_stage_is_kept(rless: Product, build: Build)
 
 def test_stages_run_side_by_side(build: Build) -> None:
     """Each waits until the other has begun, which none could one after the other."""
-    wait = "i=0; until test -e /c/{other}; do i=$((i+1)); test $i -lt 300 || exit 9; sleep 0.1; done"
+    wait = (
+        "i=0; until test -e /c/{other}; do i=$((i+1)); test $i -lt 300 || exit 9; sleep 0.1; done"
+    )
     build(
         "FROM localhost/base:1 AS a\n"
         f"RUN --mount=type=cache,id=meet,target=/c touch /c/a; {wait.format(other='b')}\n"

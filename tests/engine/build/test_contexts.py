@@ -116,8 +116,12 @@ def test_url_gives_a_context_or_a_dockerfile(
     assert (tmp_path / "out/file").read_bytes() == b"in\n"
     build(server.url("/d"), f"--build-context=more={server.url('/c')}").expect()
     assert (tmp_path / "out/more").read_bytes() == b"in\n"
-    build(server.url("/c"), "-f", server.url("/d"), f"--build-context=more={server.url('/c')}").expect()
-    build(str(tmp_path), "-f", server.url("/d"), f"--build-context=more={server.url('/c')}").expect()
+    build(
+        server.url("/c"), "-f", server.url("/d"), f"--build-context=more={server.url('/c')}"
+    ).expect()
+    build(
+        str(tmp_path), "-f", server.url("/d"), f"--build-context=more={server.url('/c')}"
+    ).expect()
     done = build(server.url("/c"), f"--build-context=more={server.url('/d')}")
     assert done.code == 1 and "no tar archive" in done.err
     assert "404" in build(server.url("/none")).one_line_error()
@@ -151,9 +155,7 @@ def test_packed_context_cannot_reach_out(
 
 
 @pytest.mark.parametrize("name", [".wh.file", "d/.wh..wh..opq", ".wh.d/file"])
-def test_whiteouts_in_a_packed_context_are_refused(
-    build: Callable[..., Result], name: str
-) -> None:
+def test_whiteouts_in_a_packed_context_are_refused(build: Callable[..., Result], name: str) -> None:
     """Class 59."""
     packed = tar(("Dockerfile", _DOCKERFILE), ("file", b""), ("d/file", b""), (name, b""))
     done = build("-", stdin=packed)

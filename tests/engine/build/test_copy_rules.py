@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.lib.builds import NAME, Builds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,3 +144,37 @@ def test_archive_is_unpacked_by_its_content(build: Build, context: Path) -> None
     assert [line.split()[0] for line in listed(build("ADD packed /t/\n"))] == ["x"]
     assert listed(build("ADD --unpack=false packed /t/\n")) == ["packed 644 0:0"]
     assert listed(build("COPY packed /t/\n")) == ["packed 644 0:0"]
+
+
+def test_attributes_and_capabilities_are_kept(
+    context: Path, rless: Product, tmp_path: Path
+) -> None:
+    """Of an archive, of a context, and from one stage to the next."""
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")  # net_bind_service=ep
+    with tarfile.open(context / "given.tar", "w") as archive:
+        member = tarfile.TarInfo("given")
+        member.pax_headers = {
+            "SCHILY.xattr.security.capability": capability.decode("utf-8", "surrogateescape"),
+            "SCHILY.xattr.user.note": "archive",
+        }
+        archive.addfile(member)
+    (context / "noted").write_text("")
+    os.setxattr(context / "noted", "user.note", b"context")
+    Builds(rless, context)(
+        "FROM scratch AS stage\nADD given.tar /\nCOPY noted /\n"
+        "FROM localhost/base:1\nCOPY --from=stage /given /noted /kept/\n"
+    ).expect()
+    saved = tmp_path / "saved.tar"
+    rless("save", "-q", "-o", str(saved), NAME).expect()
+    found = {}
+    with tarfile.open(saved) as archive:
+        for one in archive:
+            stream = archive.extractfile(one) if one.size > 1024 else None
+            if stream is not None:
+                with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=stream) as layer:
+                    found |= {member.name: member.pax_headers for member in layer}
+    given, noted = found["kept/given"], found["kept/noted"]
+    assert given["SCHILY.xattr.user.note"] == "archive"
+    kept = given["SCHILY.xattr.security.capability"]
+    assert kept.encode("utf-8", "surrogateescape") == capability
+    assert noted["SCHILY.xattr.user.note"] == "context"

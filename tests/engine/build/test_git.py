@@ -344,7 +344,14 @@ def test_git_has_no_home_no_storage_and_no_rights(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("TOKEN", "s3cret")
         idmap = build_single(0, 0)
         said = call_in_userns(idmap, _look_around, f"{above}/store/work", above)
-    assert said.split() == ["CapEff:", "0" * 16, "NoNewPrivs:", "1", "token:", *(f"{name}:" for name in _HIDDEN)]
+    assert said.split() == [
+        "CapEff:",
+        "0" * 16,
+        "NoNewPrivs:",
+        "1",
+        "token:",
+        *(f"{name}:" for name in _HIDDEN),
+    ]
 
 
 def _look_around(work: str, above: str) -> str:

@@ -61,6 +61,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "where a link leads": lambda tree: ((tree / "link").unlink(), (tree / "link").symlink_to("x")),
     "an empty directory": lambda tree: (tree / "other" / "empty").mkdir(),
     "a file that goes": lambda tree: (tree / "link").unlink(),
+    "an attribute": lambda tree: os.setxattr(tree / "file", "user.note", b"x"),
     "a file in place of a directory": lambda tree: (
         shutil.rmtree(tree / "other"),
         (tree / "other").touch(),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs("user namespaces", "subordinate ids")
 
-TEXT = "FROM localhost/base:1\nRUN echo made > /made && chown 5:6 /made\nENV A=b\nCMD [\"x\"]\n"
+TEXT = 'FROM localhost/base:1\nRUN echo made > /made && chown 5:6 /made\nENV A=b\nCMD ["x"]\n'
 
 
 @pytest.fixture
@@ -56,7 +56,10 @@ def said(*words: str | Path) -> str:
 
 def test_archive_has_annotations_and_compression(build: Builds, tmp_path: Path) -> None:
     out = tmp_path / "out.tar"
-    words = ("-o", f"type=oci,dest={out},compression=zstd,compression-level=9,annotation.Some.Key=v")
+    words = (
+        "-o",
+        f"type=oci,dest={out},compression=zstd,compression-level=9,annotation.Some.Key=v",
+    )
     build(TEXT, *words, "--annotation", "manifest:other=w=x").expect()
     manifest = manifest_of(out)
     assert manifest["annotations"] == {"Some.Key": "v", "other": "w=x"}
@@ -158,9 +161,7 @@ def test_squashfs_runs(build: Builds, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar", "oci"])
-def test_killed_export_leaves_the_file_of_before(
-    build: Builds, tmp_path: Path, kind: str
-) -> None:
+def test_killed_export_leaves_the_file_of_before(build: Builds, tmp_path: Path, kind: str) -> None:
     """SIGKILL while it is written: the old one is whole."""
     (build.context / "large").write_bytes(os.urandom(40_000_000))
     (build.context / "Dockerfile").write_text("FROM localhost/base:1\nCOPY large /\n")
@@ -169,7 +170,9 @@ def test_killed_export_leaves_the_file_of_before(
     (out / "file").write_text("old")
     words = ("build", "-q", "-t", NAME, "-o", f"type={kind},dest={out}/file", str(build.context))
     process = build.rless.start(*words, stdout=subprocess.DEVNULL)
-    wait_for(lambda: len(os.listdir(out)) > 1 or _writes(out) or process.poll() is not None, "it", 60)
+    wait_for(
+        lambda: len(os.listdir(out)) > 1 or _writes(out) or process.poll() is not None, "it", 60
+    )
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (out / "file").read_bytes() in (b"old",) or tarfile.is_tarfile(out / "file")

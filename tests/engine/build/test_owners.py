@@ -135,9 +135,7 @@ def test_mounts_get_no_notes(room: Room) -> None:
 
 
 def test_chown_takes_set_id_bits_as_the_kernel_does(room: Room) -> None:
-    ran = room.run(
-        "touch /s && chmod 6755 /s && chown 5 /s && stat -c %a /s", network="none"
-    )
+    ran = room.run("touch /s && chmod 6755 /s && chown 5 /s && stat -c %a /s", network="none")
     assert ran.out == "755\n"
 
 

@@ -68,9 +68,7 @@ def test_deleted_file_leaves_a_whiteout(room: Room) -> None:
     assert ran.written == {"etc": DIRECTORY, "etc/group": WHITEOUT}
 
 
-def test_environment_is_that_of_the_step_alone(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_environment_is_that_of_the_step_alone(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_THE_CALLER", "secret")
     env = ("PATH=/bin", "A=1 2")
     ran = room.run("env", env=env, proxies=("http_proxy=http://p:1",), network="none")
