@@ -53,18 +53,25 @@ def parse_instruction(node: Node) -> form.Instruction:
         raise error.at(node.line, node.last) from error
 
 
-def parse_trigger(text: str) -> form.Instruction:
+def parse_trigger(text: str, line: int = 0, last: int = 0) -> form.Instruction:
     """Return the instruction of a text of ONBUILD, as it stands in an image's config.
+
+    Args:
+        line, last: the lines of the FROM that names the image: the text has none of its own.
 
     Raises:
         DockerfileError: it is not exactly one instruction, or one that is no trigger.
     """
     nodes = read(text).nodes
     if len(nodes) != 1:
-        raise DockerfileError(f"ONBUILD {text[:80]!r}: this is more than one instruction")
+        raise DockerfileError(
+            f"ONBUILD {text[:80]!r}: this is more than one instruction", None, line, last
+        )
     if nodes[0].name.upper() in _NO_TRIGGERS:
-        raise DockerfileError(f"ONBUILD: {nodes[0].name.upper()} cannot be a trigger")
-    return parse_instruction(nodes[0])
+        raise DockerfileError(
+            f"ONBUILD: {nodes[0].name.upper()} cannot be a trigger", None, line, last
+        )
+    return parse_instruction(replace(nodes[0], line=line, last=last))
 
 
 def _command(node: Node) -> form.Command:

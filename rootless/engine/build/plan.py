@@ -15,6 +15,7 @@ from rootless.dockerfile import DockerfileError, check_syntax, checks, parse_tri
 from rootless.dockerfile import instructions as form
 from rootless.dockerfile.config import ImageConfig
 from rootless.engine.build.steps import (
+    ONBUILD,
     Base,
     CopyStep,
     History,
@@ -243,7 +244,8 @@ class _Planner:
         if base is None:
             return []
         config = base.config.get("config") or {}
-        return [parse_trigger(text) for text in config.get("OnBuild") or ()]
+        node = stage.base.node
+        return [parse_trigger(text, node.line, node.last) for text in config.get("OnBuild") or ()]
 
     def _base_of(self, stage: TextStage) -> Base | None:
         """Return the base image of a stage; None: it stands on another stage."""
@@ -309,6 +311,7 @@ class _StagePlanner:
         self.place = place
         self.steps: list[Step] = []
         self.history: list[History] = []
+        self.shown_before = ""  # of the text of a step
         self.base: Base | int
         origin = planner.origin_of_base(stage)
         if origin.kind == "stage":
@@ -343,7 +346,8 @@ class _StagePlanner:
 
     def plan(self) -> Stage:
         """Return the stage."""
-        for instruction in (*self.triggers, *self.stage.instructions):
+        for index, instruction in enumerate((*self.triggers, *self.stage.instructions)):
+            self.shown_before = ONBUILD if index < len(self.triggers) else ""
             try:
                 self._take(instruction)
             except DockerfileError as error:
@@ -391,7 +395,7 @@ class _StagePlanner:
         node = instruction.node
         return {
             "number": len(self.steps) + 1,
-            "text": node.original.strip(),
+            "text": self.shown_before + node.original.strip(),
             "created_by": created_by or node.original.strip(),
             "line": node.line,
             "end_line": node.last,

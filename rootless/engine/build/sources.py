@@ -22,6 +22,7 @@ from rootless.dockerfile.wildcards import BadPatternError, Wildcard, has_wildcar
 from rootless.engine.build import modes, tree
 from rootless.engine.build.hashes import Hashes
 from rootless.engine.build.remote.places import is_remote
+from rootless.engine.build.steps import ONBUILD
 from rootless.errors import RlessError, escape
 from rootless.image.layer import xattrs
 from rootless.linux.walk import Entry, walk
@@ -476,7 +477,7 @@ class _Finder:
         return Source(name, match.found.path, is_directory, (), None, below)
 
     def _missing(self, text: str) -> RlessError:
-        what = f"{self._step.text.partition(' ')[0]} {escape(text)}"
+        what = f"{self._step.text.removeprefix(ONBUILD).partition(' ')[0]} {escape(text)}"
         where = "the build's context" if self._step.origin.kind == "context" else "its tree"
         found = tree.find(self._root_fd, tree.cleaned(text.replace("/./", "/")))
         if found.status is not None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rootless.dockerfile.mounts import Device, Mount
 
 
+ONBUILD = "ONBUILD "  # before the text of a step that the base has asked for
+
+
 class Base(Frozen):
     """A base image, which is in the store.
 

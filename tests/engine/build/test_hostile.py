@@ -169,7 +169,7 @@ def test_instructions_of_a_base_image_have_no_secrets(
     rless("build", "-t", "localhost/trigger:1", str(context)).expect()
     try:
         done = build("FROM localhost/trigger:1\n").expect()
-        assert "RUN --mount=type=secret,id=key cat" in done.err and " no secret\n" in done.err
+        assert "] ONBUILD RUN --mount=type=secret,id=key cat" in done.err and " no secret\n" in done.err
     finally:
         rless("rmi", "localhost/trigger:1").expect()
 

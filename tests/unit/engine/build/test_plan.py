@@ -78,13 +78,17 @@ def test_triggers_of_the_base_run_first_and_can_name_stages() -> None:
     assert isinstance(trigger, RunStep) and trigger.args[-1] == "made"
     assert isinstance(own, RunStep) and own.user == "7"
     assert "OnBuild" not in found.stages[1].config
+    # They are shown as what they are, with the lines of FROM, which is all that this file has.
+    assert trigger.text == "ONBUILD RUN made"
+    assert [(step.line, step.end_line) for step in (copy, trigger, own)] == [(3, 3), (3, 3), (4, 4)]
+    assert "ONBUILD" not in trigger.created_by
 
 
 def test_onbuild_is_for_those_who_build_on_the_stage() -> None:
     found = made("FROM plain AS a\nONBUILD RUN later\nFROM a AS b\nRUN own\nFROM b\n")
     assert [stage.steps and [step.text for step in stage.steps] for stage in found.stages] == [
         (),
-        ["RUN later", "RUN own"],
+        ["ONBUILD RUN later", "RUN own"],
         (),
     ]
     assert made("FROM plain\nONBUILD RUN later\n").stages[0].config["OnBuild"] == ["RUN later"]
