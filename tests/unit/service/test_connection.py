@@ -1,4 +1,4 @@
-"""How long a client may be silent; the limits of a request that come before its answer."""
+"""Class 76: how long a client may be silent; the limits of a request before its answer."""
 
 from __future__ import annotations
 
