@@ -41,8 +41,8 @@ exec 9>"/run/$TEST_USER.lock"
 flock --nonblock 9 || { say "waiting for another run of the tests" && flock 9; }
 
 COPY=$HOME_OF_USER/rless
-# Its files that git does not list would be deleted as old ones, .git among them.
-[ ! "$COPY" -ef . ] || die "$COPY is where root copies the tree to: run this from a checkout elsewhere"
+# What git does not list there would be deleted as old, a .git among it.
+[ ! -e "$COPY/.git" ] || die "$COPY is a checkout; root copies the tree to there: move it"
 as_user_in() { # DIRECTORY USER COMMAND...
     local directory=$1 user=$2
     shift 2
