@@ -70,11 +70,16 @@ class Server:
         """Take connections; without listen(2), by which the socket would seem to be of ours."""
         loop = asyncio.get_running_loop()
         while True:
+            await children.readable(self._listener.fileno())
+            if self._done.is_set():
+                return  # whoever connects now is for the next service
             try:
-                peer, _ = await loop.sock_accept(self._listener)
+                peer, _ = self._listener.accept()
             except OSError:  # too many open files, or a client that has gone
                 await asyncio.sleep(_PAUSE)
                 continue
+            self._last = time.monotonic()  # it is none of the connections yet
+            peer.setblocking(False)
             reader = asyncio.StreamReader(limit=BUFFER)
             protocol = asyncio.StreamReaderProtocol(reader, self._accept)
             await loop.connect_accepted_socket(functools.partial(_same, protocol), peer)
