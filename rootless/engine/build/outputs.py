@@ -303,13 +303,13 @@ def _compression(kind: str, value: str) -> str:
         from rootless.engine.images.flatten import COMPRESSIONS
 
         known = COMPRESSIONS
-    if kind == "oci" and value == "uncompressed":
-        return ""
+    if kind == "oci":
+        known = (*known, "uncompressed")
     if value and value not in known:
         raise RlessError(
             f"--output: compression={escape(value)} is not supported", f"use {' or '.join(known)}"
         )
-    return value
+    return "" if value == "uncompressed" else value
 
 
 def _is(key: str, options: dict[str, str], default: bool) -> bool:

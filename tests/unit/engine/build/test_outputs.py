@@ -42,6 +42,7 @@ def facts(output: Output) -> dict[str, Any]:
         ('type=tar,"dest=/a,b.tar"', {"kind": "tar", "dest": "/a,b.tar"}),
         ("type=oci,dest=/x,tar=false", {"kind": "oci", "dest": "/x", "directory": True}),
         ("type=oci,compression=zstd", {"kind": "oci", "dest": "-", "compression": "zstd"}),
+        ("type=oci,compression=uncompressed", {"kind": "oci", "dest": "-"}),
         ("type=docker,dest=/x.tar", {"kind": "docker", "dest": "/x.tar"}),
         ("type=docker", {"kind": "image"}),
         ("type=image,name=a:1,push=true", {"kind": "image", "names": ("a:1",), "push": True}),
@@ -67,6 +68,16 @@ def test_shorthands_add_to_what_is_given() -> None:
     assert [found.takes_image for found in both] == [False, True]
     assert one("/out").takes_tree
     assert len(parse(["type=registry"], push=True, tags=["a"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    (("oci", "gzip or zstd or uncompressed"), ("image", "gzip or zstd")),
+)
+def test_compressions_that_there_are_are_named(kind: str, known: str) -> None:
+    with pytest.raises(RlessError) as caught:
+        one(f"type={kind},compression=lz9")
+    assert caught.value.hint == f"use {known}"
 
 
 @pytest.mark.parametrize(
