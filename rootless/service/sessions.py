@@ -93,8 +93,8 @@ async def start(container: Container) -> None:
         await _begun(followed, ended)
         _follow(container, followed.client)
     except BaseException as error:
-        if isinstance(error, RlessError) and container.facts["rm"]:
-            for end in _ends.pop(container.id, []):  # it is removed, and never ends
+        if isinstance(error, RlessError) and load(container.id) is None:
+            for end in _ends.pop(container.id, []):  # it was removed, and never ends
                 if not end.done():
                     end.set_result(error.exit_code)
         for _, future in waiting:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_start_that_fails_late_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has handed the container over, and has ended before it could get our answer."""
+@pytest.mark.parametrize("is_there", [False, True])
+def test_start_that_fails_late_is_told(monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
+    """It has handed the container over, and has ended before it could get our answer.
+
+    Who waits for the end is answered if the container has gone with this, and not if it goes on.
+    """
 
     def fork(body: Callable[[], object], kept: set[int]) -> int:
         link, monitor = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -34,10 +38,19 @@ def test_start_that_fails_late_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         return pid
 
-    async def start(container: Any) -> None:
-        await sessions.start(container)
+    answered = []
 
+    async def start(container: Any) -> None:
+        end = asyncio.get_running_loop().create_future()
+        monkeypatch.setitem(sessions._ends, container.id, [end])
+        try:
+            await sessions.start(container)
+        finally:
+            answered.append(end.result() if end.done() else None)
+
+    monkeypatch.setattr(sessions, "load", lambda _: object() if is_there else None)
     monkeypatch.setattr(children, "fork", fork)
     with pytest.raises(RlessError, match="that one is taken") as caught:
-        asyncio.run(start(cast("Any", SimpleNamespace(id="none"))))
+        asyncio.run(start(cast("Any", SimpleNamespace(id="none", facts={"rm": True}))))
     assert caught.value.kind == CONFLICT
+    assert answered == [None if is_there else 1]
