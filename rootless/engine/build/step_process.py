@@ -514,15 +514,15 @@ class _StepProcess:
             part,
             self._workspace("layer"),
             newest=site.newest,
-            owner=self._owner(),
+            owner=self._owner(marked=mounted.driver == "overlay"),
         )
 
-    def _owner(self) -> Owners | None:
+    def _owner(self, *, marked: bool) -> Owners | None:
         """Return who tells the owners of what a RUN has written; None: the files have them."""
         from rootless.image.layer import owners
 
         found = self.site.owners_in(self.before.chain)
-        return None if found is None else owners.Owners(found)
+        return None if found is None else owners.Owners(found, marked=marked)
 
 
 def _open(path: str) -> int:

@@ -64,10 +64,13 @@ class Owners:
 
     Args:
         below: the owners in the layers below, of files that do not belong to root.
+        marked: the kernel's overlayfs wrote them, so it is known which were copied up. Where another
+            driver did, all that were below are taken for that.
     """
 
-    def __init__(self, below: Mapping[bytes, Owner]) -> None:
+    def __init__(self, below: Mapping[bytes, Owner], *, marked: bool = True) -> None:
         self._below = below
+        self._marked = marked
 
     def __call__(self, path: bytes, fd: int, status: os.stat_result) -> Owner:
         """Return the owner of a file.
@@ -83,7 +86,8 @@ class Owners:
             # shown: useradd(8) with /etc/shadow, sed -i.
             return self._below[path]
         if uid is None or gid is None:
-            kept = self._below.get(path, (0, 0)) if noted or _is_copied_up(fd) else (0, 0)
+            is_kept = noted or not self._marked or _is_copied_up(fd)
+            kept = self._below.get(path, (0, 0)) if is_kept else (0, 0)
             uid, gid = kept[0] if uid is None else uid, kept[1] if gid is None else gid
         return uid, gid
 

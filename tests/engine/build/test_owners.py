@@ -187,6 +187,21 @@ def test_new_file_in_place_of_another_keeps_its_owner(tmp_path: Path) -> None:
         assert owner_of(b"f", opened.fileno(), status) == (0, 0)
 
 
+def test_changed_file_keeps_its_owner_with_any_driver(tmp_path: Path) -> None:
+    """Only the kernel's overlayfs marks what it has copied up; fuse-overlayfs and copy do not."""
+    file = tmp_path / "f"
+    file.touch()
+    below = {b"f": (3, 4)}
+    with file.open() as opened:
+        status = os.fstat(opened.fileno())
+        assert owners.Owners(below)(b"f", opened.fileno(), status) == (0, 0)
+        other = owners.Owners(below, marked=False)
+        assert other(b"f", opened.fileno(), status) == (3, 4)
+        assert other(b"g", opened.fileno(), status) == (0, 0)
+        owners.note(str(file), 5, 6)
+        assert other(b"f", opened.fileno(), status) == (5, 6)
+
+
 def acl(*entries: tuple[int, int, int]) -> bytes:
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
