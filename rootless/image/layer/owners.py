@@ -64,8 +64,8 @@ class Owners:
 
     Args:
         below: the owners in the layers below, of files that do not belong to root.
-        marked: the kernel's overlayfs wrote them, so it is known which were copied up. Where another
-            driver did, all that were below are taken for that.
+        marked: the kernel's overlayfs wrote them, so it is known which were copied up. Where
+            another driver did, all that were below are taken for that.
     """
 
     def __init__(self, below: Mapping[bytes, Owner], *, marked: bool = True) -> None:
