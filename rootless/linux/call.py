@@ -36,8 +36,17 @@ for _count, _function in enumerate(_syscalls, 1):
     _function.restype = ffi.c_long
     _function.argtypes = [ffi.c_void_p] * _count
 
-# x86_64 and aarch64 share the numbers from pidfd_send_signal (424) on.
+# All processors share the numbers from pidfd_send_signal (424) on.
 _MACHINE = os.uname().machine
+_GENERIC = {  # asm-generic/unistd.h
+    "clone": 220,
+    "pivot_root": 41,
+    "gettid": 178,
+    "keyctl": 219,
+    "seccomp": 277,
+    "getcwd": 17,
+    "execveat": 281,
+}
 _LEGACY = {
     "x86_64": {
         "clone": 56,
@@ -48,15 +57,8 @@ _LEGACY = {
         "getcwd": 79,
         "execveat": 322,
     },
-    "aarch64": {
-        "clone": 220,
-        "pivot_root": 41,
-        "gettid": 178,
-        "keyctl": 219,
-        "seccomp": 277,
-        "getcwd": 17,
-        "execveat": 281,
-    },
+    "aarch64": _GENERIC,
+    "riscv64": _GENERIC,
 }.get(_MACHINE, {})
 SYS_CLONE = _LEGACY.get("clone", -1)
 SYS_PIVOT_ROOT = _LEGACY.get("pivot_root", -1)

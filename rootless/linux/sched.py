@@ -10,6 +10,7 @@ from rootless.linux.call import syscall
 _NUMBERS = {
     "x86_64": (135, 238, 251, 314),
     "aarch64": (92, 237, 30, 274),
+    "riscv64": (92, 237, 30, 274),  # both have asm-generic/unistd.h
 }.get(os.uname().machine, (-1, -1, -1, -1))
 _SYS_PERSONALITY, _SYS_SET_MEMPOLICY, _SYS_IOPRIO_SET, _SYS_SCHED_SETATTR = _NUMBERS
 _IOPRIO_WHO_PROCESS = 1

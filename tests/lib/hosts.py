@@ -20,10 +20,14 @@ class Host(NamedTuple):
     Attributes:
         title: what the table of docs/hosts.md calls it.
         setup: a script for root, run before anything else.
+        processor: as uname(2) has it, if it is not that of this machine.
+        storage: where a user keeps images and containers once rless has said that the home cannot.
     """
 
     title: str
     setup: str = ""
+    processor: str = ""
+    storage: str = ""
 
 
 # Ubuntu's own switch is in no kernel of Debian: here a profile that allows all but capabilities is
@@ -65,14 +69,16 @@ HOSTS = {
         echo '/srv/home 127.0.0.1(rw,root_squash,no_subtree_check,fsid=0)' >/etc/exports
         exportfs -a && rpc.nfsd --no-nfs-version 3 2 && rpc.mountd --no-nfs-version 3
         mount -t nfs4 -o vers=4.2 127.0.0.1:/alice /home/alice""",
+        storage="/var/tmp/$USER-rless",
     ),
     "sshfs": Host(
         "home on sshfs",
         f"""{_MOVE} {_SSHD}
-        install -m 600 -o alice -g alice /root/key /home/alice/.ssh/id
-        until runuser -u alice -- sshfs -o IdentityFile=/home/alice/.ssh/id \\
-            -o StrictHostKeyChecking=no alice@localhost:/srv/home/alice /home/alice
+        install -m 600 -o alice -g alice /root/key /srv/key
+        until runuser -u alice -- sshfs -o IdentityFile=/srv/key -o StrictHostKeyChecking=no \\
+            -o UserKnownHostsFile=/dev/null alice@localhost:/srv/home/alice /home/alice
         do sleep 1; done""",
+        storage="/var/tmp/$USER-rless",
     ),
     "fuse-overlayfs": Host(
         "home on fuse-overlayfs",
@@ -80,6 +86,7 @@ HOSTS = {
         fuse-overlayfs -o allow_other,lowerdir=/srv/home/alice,upperdir=/srv/upper \\
             -o workdir=/srv/work /home/alice""",
     ),
+    "aarch64": Host("aarch64", processor="aarch64"),
 }
 
 

@@ -277,13 +277,16 @@ def _host_architecture() -> str:
 
 
 @functools.cache
-def busybox_layer() -> bytes:
-    """Return a layer with the static busybox and its links, users and a few directories."""
+def busybox_layer(other: Path | None = None) -> bytes:
+    """Return a layer with the static busybox and its links, users and a few directories.
+
+    `other` is the same busybox for another processor.
+    """
     program = next(path for path in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(path))
     listed = subprocess.run([program, "--list"], check=True, capture_output=True, text=True)
     entries: dict[str, Value] = {
         "bin": Dir(),
-        "bin/busybox": File(Path(program).read_bytes(), mode=0o755),
+        "bin/busybox": File(Path(other or program).read_bytes(), mode=0o755),
         **{f"bin/{name}": Link("busybox") for name in listed.stdout.split() if name != "busybox"},
         "dev": Dir(),
         "etc": Dir(),
@@ -305,12 +308,21 @@ def busybox_layer() -> bytes:
 
 
 def busybox_image(
-    more_layers: Sequence[bytes] = (), *, compression: str = "gzip", **config: Any
+    more_layers: Sequence[bytes] = (),
+    *,
+    compression: str = "gzip",
+    other: tuple[str, Path] | None = None,
+    **config: Any,
 ) -> Image:
-    """Return an image that runs; `config` as `User="user"`, `Entrypoint=[…]`."""
+    """Return an image that runs; `config` as `User="user"`, `Entrypoint=[…]`.
+
+    `other` is another architecture, and its busybox.
+    """
+    architecture, program = other or (None, None)
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     settings = {"Env": [f"PATH={path}"], "Cmd": ["/bin/sh"]} | config
-    return Image([busybox_layer(), *more_layers], settings, compression=compression)
+    layers = [busybox_layer(program), *more_layers]
+    return Image(layers, settings, compression=compression, architecture=architecture)
 
 
 # -- files -----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ def main(command: list[str]) -> int:
 
     def body() -> NoReturn:
         process.become_root()
+        mount.mount("tmpfs", "/sys/fs/cgroup", "tmpfs")  # EBUSY for a cgroup2 upon a cgroup2
         mount.mount("cgroup2", "/sys/fs/cgroup", "cgroup2")
         os.execvp(command[0], command)
 

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,11 +132,18 @@ class Machine:
     def _command(self) -> list[str]:
         here, cache = self.directory, self.cache
         accel = os.environ.get("RLESS_VM_ACCEL", "tcg,thread=multi,tb-size=512")
+        console = "ttyS0"
+        system = ["qemu-system-x86_64", "-accel", accel, "-cpu", "max"]
+        if hosts.chosen().processor == "aarch64":  # one of servers; `max` signs each pointer
+            console = "ttyAMA0"
+            system = ["qemu-system-aarch64", "-machine", "virt", "-cpu", "neoverse-n1",
+                      "-accel", "tcg,thread=multi,tb-size=512"]  # fmt: skip
         return [
-            "qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", "2048",
-            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            *system, "-smp", "2", "-m", "2048", "-nodefaults", "-no-user-config",
+            "-display", "none", "-no-reboot",
             "-kernel", f"{cache}/vmlinuz", "-initrd", f"{cache}/initrd",
-            "-append", "console=ttyS0 quiet mitigations=off random.trust_cpu=on panic=-1 audit=0",
+            "-append", f"console={console} quiet mitigations=off random.trust_cpu=on panic=-1"
+            " audit=0",
             "-serial", f"file:{here}/console",
             "-drive", f"file={here}/disk,format=qcow2,if=virtio",
             "-drive", f"file={self.payload},format=raw,if=virtio,readonly=on",
@@ -156,7 +164,7 @@ class Machine:
 
     def _key(self) -> str:
         """Return what the saved state fits: a disk, a qemu and its devices."""
-        version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True).stdout
+        version = subprocess.run([self._command()[0], "--version"], capture_output=True).stdout
         words = " ".join(self._command()).replace(os.fspath(self.payload), "/payload.tar")
         words = words.replace(os.fspath(self.directory), "")
         disk = (self.cache / "stamp").read_text()
@@ -249,8 +257,11 @@ class Machine:
                 self._news.notify_all()
 
 
-def write_payload(path: Path) -> None:
-    """Write what the machine unpacks at its start: this tree, installed, and an image."""
+def write_payload(path: Path, add: Callable[[Path], None] = lambda tree: None) -> None:
+    """Write what the machine unpacks at its start: this tree, installed, and an image.
+
+    `add` is called with the directory to add more to it.
+    """
     from tests.lib import images
     from tests.lib.compiled import ROOT
 
@@ -262,7 +273,10 @@ def write_payload(path: Path) -> None:
         # Made for the Python of this machine, which is the other one's: they are of one release.
         _pip("install", "--ignore-installed", "--no-warn-script-location",
              "--prefix", tree / "opt/rless", ROOT)  # fmt: skip
-    images.write_oci_layout(images.busybox_image(), tree / "opt/images/busybox")
+    program = ("arm64", other / "usr/bin/busybox") if hosts.chosen().processor else None
+    image = images.busybox_image(other=program)
+    images.write_oci_layout(image, tree / "opt/images/busybox")
+    add(tree)
     subprocess.run(
         ["tar", "-C", tree, "--owner=0", "--group=0", "--mode=go=u-w", "-cf", path, "."],
         check=True,
@@ -271,24 +285,43 @@ def write_payload(path: Path) -> None:
     os.truncate(path, _PAYLOAD)
 
 
-def _pip(verb: str, *arguments: str | Path) -> None:
+def _pip(verb: str, *arguments: str | Path, **env: str) -> None:
     pip = [sys.executable, "-m", "pip", verb, "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *arguments], check=True)
+    subprocess.run([*pip, *arguments], check=True, env={**os.environ, **env})
+
+
+def install(packages: Path, *names: str) -> None:
+    """Install packages of Python for the machine, of another release or processor."""
+    version = _python(Path(os.environ["RLESS_VM_CACHE"], "tree"))[len("python") :]
+    platforms = []
+    if processor := hosts.chosen().processor:
+        kinds = ("linux", "manylinux2014", "manylinux_2_28")
+        platforms = [f"--platform={kind}_{processor}" for kind in kinds]
+    _pip("install", "--target", packages, "--only-binary=:all:", "--python-version", version,
+         *platforms, *names)  # fmt: skip
+
+
+def _python(root: Path) -> str:
+    """Return the name of the Python that lies below a root, as python3.11."""
+    names = (path.name for path in root.glob("usr/bin/python3.*"))
+    return next(name for name in names if name[len("python3.") :].isdigit())
 
 
 def _install_for(other: Path, prefix: Path, scratch: Path) -> None:
-    """Install this tree for the Python of another release, whose /usr lies below `other`."""
+    """Install this tree for another release or processor, whose /usr lies below `other`."""
     from tests.lib.compiled import ROOT
 
-    name = next(path.name for path in other.glob("usr/bin/python3.*") if path.name[8:].isdigit())
-    packages = prefix / "lib" / name / "site-packages"
-    _pip("wheel", "--no-deps", "--wheel-dir", scratch, ROOT)
-    _pip("install", "--target", packages, "--only-binary=:all:", "--python-version", name[6:],
-         *scratch.glob("rless-*.whl"))  # fmt: skip
+    packages = prefix / "lib" / _python(other) / "site-packages"
+    processor = hosts.chosen().processor
+    env = {"CC": f"{processor}-linux-gnu-gcc", "_PYTHON_HOST_PLATFORM": f"linux-{processor}"}
+    _pip("wheel", "--no-deps", "--wheel-dir", scratch, ROOT, **(env if processor else {}))
+    install(packages, *map(os.fspath, scratch.glob("rless-*.whl")))
     shutil.move(packages / "bin", prefix / "bin")
     shutil.copytree(ROOT / "helpers", scratch / "helpers")
-    script = f"""mount --rbind {shlex.quote(os.fspath(scratch))} {other}/mnt
-        cd /; exec chroot {other} sh -euc '
+    # Another processor's machine is of this release, whose Python is here, too.
+    root = "/" if processor else os.fspath(other)
+    script = f"""mount --rbind {shlex.quote(os.fspath(scratch))} {root}/mnt
+        cd /; exec chroot {root} sh -euc '
             cd /mnt/{packages.relative_to(scratch)}
             python3 -X no_debug_ranges /mnt/helpers/hot.py .
             python3 -m compileall -q . || true'"""

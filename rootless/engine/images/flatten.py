@@ -20,6 +20,7 @@ from rootless import paths
 from rootless.engine import idmap_policy
 from rootless.engine.images.written import Written
 from rootless.errors import RlessError, escape
+from rootless.image.model import limits
 from rootless.image.squashfs import apptainer
 from rootless.image.squashfs.image_file import CONFIG_PATH, identity_of
 from rootless.image.squashfs.sif_writer import Head, executable_mode
@@ -234,6 +235,9 @@ class _Job:
             _add(root_fd, self.config)
             if self.added:
                 _add_for_apptainer(root_fd, self.added, self.own)
+        except OSError as error:
+            what = f"cannot add {escape(str(error.filename))} to the image's files"
+            raise RlessError(f"{what}: {error.strerror}", limits.hint(error.errno)) from error
         finally:
             os.close(root_fd)
         # A root directory that no layer names was made when the image was unpacked.
