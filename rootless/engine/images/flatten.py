@@ -148,28 +148,27 @@ def flatten(
         arguments.append("-all-root")
     mode = default_mode() if head is None else executable_mode()
     turn = contextlib.nullcontext(False) if written is None else written.turn(output)
-    with Staging(store.root) as staging:
-        try:
-            with turn as done:
-                if done:
-                    return
-                with Output(output, mode=mode, durable=True) as file:
-                    workspace = f"{staging.path}/flatten"
-                    os.mkdir(workspace, 0o700)
-                    hidden = image.whiteouts(mapping.key)
-                    job = _Job(
-                        *(program, arguments, output, file.fd, layers, hidden, config, added, own)
-                    )
-                    idmap.call_in_userns(mapping, job.run, workspace, mapping)
-                    before = 0 if head is None else head.size
-                    os.pwrite(file.fd, bytes(4), before + _TIME_AT)
-                    if head is not None:
-                        size = os.fstat(file.fd).st_size - before
-                        os.pwrite(file.fd, head.fill(size, image.id), 0)
-                if written is not None:
-                    written.note(output)
-        except OSError as error:
-            raise _failed(output, error) from error
+    try:
+        with turn as done:
+            if done:
+                return
+            with Staging(store.root) as staging, Output(output, mode=mode, durable=True) as file:
+                workspace = f"{staging.path}/flatten"
+                os.mkdir(workspace, 0o700)
+                hidden = image.whiteouts(mapping.key)
+                job = _Job(
+                    *(program, arguments, output, file.fd, layers, hidden, config, added, own)
+                )
+                idmap.call_in_userns(mapping, job.run, workspace, mapping)
+                before = 0 if head is None else head.size
+                os.pwrite(file.fd, bytes(4), before + _TIME_AT)
+                if head is not None:
+                    size = os.fstat(file.fd).st_size - before
+                    os.pwrite(file.fd, head.fill(size, image.id), 0)
+            if written is not None:
+                written.note(output)
+    except OSError as error:
+        raise _failed(output, error) from error
 
 
 def _of_sif(
