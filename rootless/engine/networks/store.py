@@ -118,10 +118,13 @@ def root() -> str:
 
 def is_name(text: str) -> bool:
     """Tell whether a network may have this name."""
-    plain = text.replace("_", "a").replace(".", "a").replace("-", "a").replace(" ", "a")
-    if text != text.strip():
-        return False
-    return plain.isascii() and plain.isalnum() and text[0].isalnum() and len(text) < 200
+    return (
+        text[:1].isalnum()
+        and text == text.strip()
+        and text.isascii()
+        and len(text) < 200
+        and all(char.isalnum() or char in "_.- " for char in text)
+    )
 
 
 def create(
@@ -171,17 +174,15 @@ def _checked_options(options: dict[str, str]) -> dict[str, str]:
     checked = {}
     for given, value in options.items():
         key = MTU if given == "mtu" else given
-        if key == _BRIDGE_NAME or _AS_IT_IS.get(key) == value:
-            if key == _BRIDGE_NAME:
-                log.warn(f"{key}: the bridge is seen by rless alone, which names it itself")
-            checked[key] = value
-            continue
-        if key != MTU:
+        if key == _BRIDGE_NAME:
+            log.warn(f"{key}: the bridge is seen by rless alone, which names it itself")
+        elif key == MTU:
+            if not value.isdigit() or not _SMALLEST_MTU <= int(value) <= _LARGEST_MTU:
+                raise RlessError(f"--opt mtu: {escape(value)!r} is not a packet size in bytes")
+        elif _AS_IT_IS.get(key) != value:
             raise RlessError(
                 f"--opt {escape(key)} is not supported", f"mtu, or {MTU}, is; the rest is Docker's"
             )
-        if not value.isdigit() or not _SMALLEST_MTU <= int(value) <= _LARGEST_MTU:
-            raise RlessError(f"--opt mtu: {escape(value)!r} is not a packet size in bytes")
         checked[key] = value
     return checked
 
