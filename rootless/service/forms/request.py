@@ -94,19 +94,8 @@ _LISTS = (
 # Fields of HostConfig whose form is lost in the request.
 _ASKED = (
     *("Annotations", "Binds", "CapAdd", "CapDrop", "ConsoleSize", "DeviceCgroupRules"),
-    *(
-        "DeviceRequests",
-        "Devices",
-        "ExtraHosts",
-        "IpcMode",
-        "Isolation",
-        "Links",
-        "LogConfig",
-        "Mounts",
-        "SecurityOpt",
-        "Tmpfs",
-    ),
-    "VolumeDriver",
+    *("DeviceRequests", "Devices", "ExtraHosts", "IpcMode", "Isolation", "Links", "LogConfig"),
+    *("Mounts", "SecurityOpt", "Tmpfs", "VolumeDriver"),
 )
 _DEVICE_LIMITS = (
     ("BlkioWeightDevice", "Weight", "--blkio-weight-device"),
