@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from rootless import config
 from rootless.frozen import as_data
 from rootless.engine.build import keys
 from rootless.engine.build.cache import Cache
@@ -102,6 +103,12 @@ class Site:
         On a node of a cluster these are fewer than the machine has.
         """
         return self.request.jobs or len(os.sched_getaffinity(0))
+
+    @property
+    def driver(self) -> str | None:
+        """Return the only driver that mounts trees, of the configuration; None: the first that works."""
+        found: str | None = config.get("storage", "driver")
+        return found
 
     @property
     def hostname(self) -> str:

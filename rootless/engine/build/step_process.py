@@ -326,7 +326,10 @@ class _StepProcess:
 
         lowers = self.lowers(chain)
         form = whiteouts_of(filter(None, map(self.site.cache.layer, chain)))
-        made = rootfs.mount(lowers, workspace, self.site.idmap, volatile=True, whiteouts=form)
+        site = self.site
+        made = rootfs.mount(
+            lowers, workspace, site.idmap, driver=site.driver, volatile=True, whiteouts=form
+        )
         self._mounted.append(made)
         return made
 

@@ -328,10 +328,11 @@ class _Finder:
         return self._same_contents(entry, before[1])
 
     def _same_contents(self, entry: Entry, index: int) -> bool:
+        """Tell whether a file is as it was below in all that its status does not tell."""
         new_fd, old_fd = entry.open(), -1
         try:
             old_fd = self.below.open(entry.path, index)
-            if new_fd < 0 or old_fd < 0:
+            if new_fd < 0 or old_fd < 0 or owners.read(new_fd) is not None:
                 return False
             while True:
                 old, new = os.read(old_fd, _CHUNK), os.read(new_fd, _CHUNK)

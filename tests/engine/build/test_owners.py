@@ -6,6 +6,7 @@ import os
 import struct
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from rootless.image.layer import owners
 from tests.lib import images
 from tests.lib.build_steps import Room
 from tests.lib.compiled import static_program
+from tests.lib.needs import DRIVERS
 from tests.lib.product import Product
 
 pytestmark = pytest.mark.needs("user namespaces")
@@ -26,10 +28,10 @@ def context(rless: Product, tmp_path: Path) -> Path:
     return tmp_path / "context"
 
 
-def build(rless: Product, context: Path, text: str, *words: str) -> str:
+def build(rless: Product, context: Path, text: str, *words: str, **more: Any) -> str:
     (context / "Dockerfile").write_text(text)
     flags = ("--progress=plain", "--userns=single", "-t", "localhost/owned:1")
-    return rless("build", *flags, *words, str(context)).expect().err
+    return rless("build", *flags, *words, str(context), **more).expect().err
 
 
 def save(rless: Product, path: Path) -> list[dict[str, tuple[int, int]]]:
@@ -82,6 +84,30 @@ def test_owners_of_copies_and_archives_come_back(
     with tarfile.open(tmp_path / "files.tar") as archive:
         found = {one.name: (one.uid, one.gid) for one in archive}
     assert {name: found[name] for name in kept} == kept
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_owners_are_the_same_with_each_driver(
+    rless: Product, context: Path, tmp_path: Path, driver: str
+) -> None:
+    """Only the kernel's overlayfs marks what was copied up; the others keep the owners as well."""
+    text = (
+        "FROM localhost/base:1\n"
+        f"RUN echo {driver} >/d && mkdir /e && touch /e/f /e/g /e/h && chown 5:6 /e/f"
+        " && chown 7:8 /e/g && chgrp 9 /e/h && chown 3:4 /e /d\n"
+        "RUN echo x >>/e/f && chmod 600 /e/g && chown 2:10 /e/h && touch /e/new && echo x >>/d"
+        " && awk '$2 == \"/\" {print \"on \" $3 \".\"}' /proc/self/mounts\n"
+    )
+    env = {"RLESS_STORAGE_DRIVER": driver}
+    said = build(rless, context, text, "--network=none", env=env)
+    kinds = {"overlay": "overlay", "fuse-overlayfs": "fuse.fuse-overlayfs"}
+    assert [driver == name for name in kinds] == [f" on {kind}." in said for kind in kinds.values()]
+    first, second = save(rless, tmp_path / "saved.tar")[-2:]
+    assert first == {"d": (3, 4), "e": (3, 4), "e/f": (5, 6), "e/g": (7, 8), "e/h": (0, 9)}
+    assert second == {
+        **{"d": (3, 4), "e": (3, 4), "e/f": (5, 6), "e/g": (7, 8), "e/h": (2, 10)},
+        "e/new": (0, 0),
+    }
 
 
 def test_files_of_the_image_have_no_attribute_of_ours(
