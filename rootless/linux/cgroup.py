@@ -85,6 +85,34 @@ def find_own() -> str | None:
     return None
 
 
+def wait_until_empty(group: str, deadline: float) -> bool:
+    """Wait until no process is in a group or below it; tell whether that is so.
+
+    Args:
+        deadline: on the clock of time.monotonic().
+    """
+    import select
+    import time
+
+    try:
+        fd = os.open(f"{group}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True  # it is gone, or was never there
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)  # "populated" has changed (cgroups(7))
+        while b"populated 1" in os.pread(fd, 4096, 0):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            poll.poll(1000 * left)
+    except OSError:
+        pass  # removed meanwhile
+    finally:
+        os.close(fd)
+    return True
+
+
 def may_enter(group: str) -> bool:
     """Tell whether the caller may move to a group, or be born in it.
 

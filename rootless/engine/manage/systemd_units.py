@@ -12,12 +12,14 @@ system start` once, when the user's systemd comes up (at boot, if the user linge
 from __future__ import annotations
 
 import os
+import time
 
 from rootless import paths
 from rootless.engine.manage.stop import stop
 from rootless.engine.state.container import STOPPED, Container, all_ids, find, load
 from rootless.errors import RlessError
 from rootless.errors import escape as shown
+from rootless.linux.cgroup import find_own, wait_until_empty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ POLICIES = (
     "no", "always", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort",
 )  # fmt: skip
 RESTART_UNIT = "rless-restart.service"
+_LAST_HELPER = 10.0  # seconds that one may outlive its container; TimeoutStopSec= is 90
 
 
 class UnitOptions:
@@ -242,6 +245,20 @@ def stop_for_shutdown() -> Iterator[tuple[str, RlessError | None]]:
         if container and policy in ("always", "unless-stopped") and container.run_record():
             running.append(container.facts["name"])
     yield from stop(running, by_user=False)
+    _wait_for_helpers()
+
+
+def _wait_for_helpers() -> None:
+    """Wait, as ExecStop=, for monitors and their helpers, which outlive containers by a moment.
+
+    systemd removes the group of a unit as that ends, and not later if somebody is in it still. It
+    runs ExecStop= in a group `.control` beside them (https://systemd.io/CGROUP_DELEGATION/).
+    """
+    from rootless.runtime.cgroup.cgroupfs import SUPERVISOR
+
+    unit, _, group = (find_own() or "").rpartition("/")
+    if group == ".control":
+        wait_until_empty(f"{unit}/{SUPERVISOR}", time.monotonic() + _LAST_HELPER)
 
 
 def restart_after_boot() -> Iterator[tuple[str, RlessError | None]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +137,28 @@ def test_containers_with_a_policy_start_after_boot(rless: Product) -> None:
     # That was no stop by the user.
     assert sorted(rless("system", "start").expect().lines()) == expected
     rless("rm", "-f", *rless.containers()).expect()
+
+
+@pytest.mark.needs("delegated cgroup")
+def test_stop_of_a_unit_waits_for_helpers(rless: Product) -> None:
+    """systemd removes the group of its unit once only, as ExecStop= ends."""
+    unit = Path(os.environ["RLESS_TEST_CGROUP"], "unit.service")
+    for group in ("supervisor", ".control"):
+        (unit / group).mkdir(parents=True)
+    enter = 'echo $$ >"$0/cgroup.procs"; exec "$@"'
+    helper = subprocess.Popen(["sh", "-c", enter, unit / "supervisor", "sleep", "600"])
+    try:
+        wait_for(lambda: (unit / "supervisor/cgroup.procs").read_text() != "", "the helper")
+        words = ["sh", "-c", enter, str(unit / ".control"), *rless.argv("system", "stop")]
+        stop = subprocess.Popen(words, env=rless.environment())
+        with pytest.raises(subprocess.TimeoutExpired):
+            stop.wait(1)
+    finally:
+        helper.kill()
+        helper.wait()
+    assert stop.wait(5) == 0
+    for group in (unit / "supervisor", unit / ".control", unit):
+        group.rmdir()
 
 
 def test_start_clears_the_stopped_mark(rless: Product) -> None:
