@@ -60,8 +60,8 @@ MODULES_OF_RUN = 141  # those of the foreground process, too, which the launcher
 MODULES_OF_EXEC = 90
 MODULES_OF_VERSION = 44
 MODULES_OF_STATE = 55
-MORE_MODULES_OF_FRONT = 16
-MORE_MODULES_OF_ENTERING = 13
+MORE_MODULES_OF_FRONT = 14
+MORE_MODULES_OF_ENTERING = 10
 PATHS_OF_RUN = 392
 RUN = ("run", "--rm", "--network", "none", "--userns", "single")
 

@@ -6,7 +6,7 @@ import os
 
 from rootless import config, log
 from rootless.cli.fronts.apptainer import table
-from rootless.cli.fronts.apptainer.environment import Environment
+from rootless.cli.fronts.apptainer.environment import Environment, of_host
 from rootless.cli.fronts.apptainer.images import Image
 from rootless.cli.fronts.apptainer.mounts import Places
 from rootless.cli.fronts.apptainer.parse import commas, parse
@@ -115,7 +115,7 @@ def request_of(
         image=None if image.tree else image.name,
         workdirs=places.workdirs,
         user_home=places.home,
-        env_under=[*environment.under, *(_env_of(image) if image.tree else ())],
+        env_under=[*of_host(values), *(_env_of(image) if image.tree else ())],
         overlay=writable,
         above=above,
         ambient="add_caps" in values,
@@ -232,12 +232,15 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _network(values: dict[str, Any]) -> dict[str, Any]:
+    own = values.get("net") or "network" in values
+    if not own and values.get("network_args"):
+        raise RlessError("--network-args needs --net")
+    if not own and "dns" not in values:
+        return {}
     from rootless.cli.flags import network as flags
 
-    if not values.get("net") and "network" not in values:
-        if values.get("network_args"):
-            raise RlessError("--network-args needs --net")
-        return {"dns": [flags.dns(one) for one in commas(values["dns"])]} if "dns" in values else {}
+    if not own:
+        return {"dns": [flags.dns(one) for one in commas(values["dns"])]}
     kind = values.get("network", "bridge")
     if kind in ("none", "host"):
         return {"network": [kind]}

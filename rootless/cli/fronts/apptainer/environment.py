@@ -11,7 +11,6 @@ import os
 
 from rootless import log
 from rootless.cli.fronts.apptainer.parse import commas
-from rootless.engine.spec.hpc import host_environment
 from rootless.errors import RlessError
 
 TYPE_CHECKING = False
@@ -38,7 +37,7 @@ class Environment:
     """The variables of one container.
 
     Attributes:
-        under: below those of the image. over: above them.
+        over: above those of the image.
         before, after: directories around those of PATH.
         app: the application that is entered; "": none.
     """
@@ -54,7 +53,6 @@ class Environment:
         Raises:
             RlessError: --env is no pair, or --env-file cannot be read.
         """
-        self.under = _of_host(values)
         self.over = {
             f"{prefix}_{name}": value
             for prefix in ("APPTAINER", "SINGULARITY")
@@ -63,10 +61,11 @@ class Environment:
         self.before: list[str] = []
         self.after: list[str] = []
         self.app: str = values.get("app", "")
-        for prefix in _PREFIXES:
-            for name, value in os.environ.items():
+        names = [name for name in os.environ if name.startswith(_PREFIXES)]
+        for prefix in _PREFIXES if names else ():
+            for name in names:
                 if name.startswith(prefix):
-                    self._take(name[len(prefix) :], value)
+                    self._take(name[len(prefix) :], os.environ[name])
         for path in values.get("env_file", ()):
             for name, value in _of_file(path).items():
                 self._take(name, value)
@@ -123,7 +122,10 @@ def _pairs(texts: list[str]) -> list[str]:
     return found
 
 
-def _of_host(values: dict[str, Any]) -> list[str]:
+def of_host(values: dict[str, Any]) -> list[str]:
+    """Return the caller's variables that are passed on, below those of the image."""
+    from rootless.engine.spec.hpc import host_environment
+
     dropped = set(commas(values.get("no_env", [])))
     found = []
     for entry in host_environment():

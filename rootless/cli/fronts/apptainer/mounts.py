@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 
 from rootless import config, log
-from rootless.cli.flags import mounts as flags
 from rootless.cli.fronts.apptainer.parse import commas
 from rootless.engine.request import Mount
 from rootless.engine.spec.hpc import SYSTEM
@@ -191,6 +190,8 @@ def _bind(text: str) -> Mount:
 
 def _csv(text: str) -> Mount:
     """Return the mount of `type=bind,source=S,target=T[,ro]`."""
+    from rootless.cli.flags import mounts as flags
+
     try:
         fields = flags.fields_of_record(text.strip())
     except ValueError as error:
