@@ -58,7 +58,9 @@ X
 apparmor_parser -r /etc/apparmor.d/laptop"""
 # The home of alice elsewhere: it is served from /srv/home.
 _MOVE = "mkdir -p /srv/home && cp -a /home/alice /srv/home/ && cd / &&"
-_SSHD = "mkdir -p /run/sshd && systemd-run -q --unit sshd-host /usr/sbin/sshd -D"
+# Another machine to all that it does: it sees no mount of this one, so alice's home as it was.
+_SSHD = """mkdir -p /run/sshd && systemd-run -q --unit sshd-host \\
+    unshare --mount --propagation private /usr/sbin/sshd -D"""
 
 HOSTS = {
     "": Host(""),
@@ -73,10 +75,12 @@ HOSTS = {
     ),
     "sshfs": Host(
         "home on sshfs",
-        f"""{_MOVE} {_SSHD}
+        # ssh starts when the mount is there and nobody answers in it yet: it must look for nothing.
+        f"""cd / && {_SSHD}
         install -m 600 -o alice -g alice /root/key /srv/key
-        until runuser -u alice -- sshfs -o IdentityFile=/srv/key -o StrictHostKeyChecking=no \\
-            -o UserKnownHostsFile=/dev/null alice@localhost:/srv/home/alice /home/alice
+        until runuser -u alice -- sshfs -F /dev/null -o IdentityFile=/srv/key \\
+            -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \\
+            alice@localhost: /home/alice
         do sleep 1; done""",
         storage="/var/tmp/$USER-rless",
     ),

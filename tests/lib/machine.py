@@ -334,7 +334,7 @@ def main() -> int:
     parser.add_argument("verb", choices=["run", "save"])
     parser.add_argument("-u", "--user", default="alice")
     parser.add_argument("script", nargs="*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory(prefix="rless-vm-") as name:
         machine = Machine(Path(name))
         if given.verb == "save":
