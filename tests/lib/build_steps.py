@@ -37,7 +37,10 @@ WHITEOUT = f"{stat.S_IFCHR:o}"
 
 @dataclass
 class Outcome:
-    """What has come of a RUN: its exit code and output, or the error; and what it has written."""
+    """What has come of a RUN: its exit code and output, or the error; and what it has written.
+
+    `left` has the processes, and the mounts of the room, that the step process has still.
+    """
 
     code: int = -1
     out: str = ""
@@ -46,6 +49,7 @@ class Outcome:
     hint: str = ""
     written: dict[str, str] = field(default_factory=dict)
     messages: list[dict[str, Any]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
 
 class Room:
@@ -200,8 +204,19 @@ def _in_step(
     except RlessError as error:
         outcome.error, outcome.hint = error.message, error.hint or ""
     outcome.out, outcome.err = streams[1], streams[2]
+    outcome.left = _left(str(scratch))
     outcome.written = _contents(mounted.path if mounted.driver == "copy" else f"{workspace}/upper")
     return vars(outcome)
+
+
+def _left(directory: str) -> list[str]:
+    """Return the children of this process, and its mounts below a directory, without sources."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    places = (f"{directory}/own/mounts/", f"{directory}/mount")  # end with the step process
+    return children + [
+        path for path in mounted if path.startswith(directory) and not path.startswith(places)
+    ]
 
 
 def _contents(top: str) -> dict[str, str]:

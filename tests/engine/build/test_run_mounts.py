@@ -15,11 +15,15 @@ from threading import Thread
 import pytest
 
 from rootless.dockerfile.ignore import IgnoreRules
-from rootless.engine.build import caches
+from rootless.engine.build import caches, mounts
 from rootless.engine.build.request import Agent
 from rootless.engine.build.ssh_agent import Proxy, open_agents
+from rootless.engine.idmap_policy import build_single
 from rootless.errors import RlessError
 from rootless.image.store import build_cache
+from rootless.linux import mount as api
+from rootless.linux.idmap import call_in_userns
+from tests.lib import images
 from tests.lib.build_steps import DIRECTORY, Room
 from tests.lib.product import wait_for
 
@@ -79,13 +83,46 @@ def test_link_of_a_source_stays_in_its_root(room: Room) -> None:
     assert "out: No such file" in ran.error
 
 
-def test_target_behind_a_link_stays_in_the_image(room: Room) -> None:
-    """Class 52."""
-    ran = room.run("ln -s /home /link; true", network="none")
-    assert ran.code == 0
-    mounts = ["target=/usr/bin/../../link2/new"]
-    ran = room.run("ls /link2/new/dir", mounts=mounts, network="none")
-    assert (ran.out, ran.written) == ("file\n", {})
+@pytest.mark.parametrize("target", ["{}", "../../../../../../../../../..{}"])
+def test_target_behind_a_link_stays_in_the_image(tmp_path: Path, target: str) -> None:
+    """Class 52: /run leads to where only the host has something."""
+    outside = tmp_path / "outside"
+    (outside / "secrets").mkdir(parents=True)
+    link = images.layer({"run": images.Link(target.format(outside))})
+    (tmp_path / "room").mkdir()
+    room = Room(tmp_path / "room", images.busybox_image([link]))
+    (room.context / "file").write_text("of the context\n")
+    mounts = [
+        *("type=secret,id=key", "target=/run/bound/new", "type=tmpfs,target=/run/tmp/new"),
+        *("type=cache,target=/run/cache/new", "source=file,target=/run/secrets/file"),
+    ]
+    command = "cd /run && cat secrets/key bound/new/file secrets/file && touch tmp/new/x cache/new/x"
+    ran = room.run(command, mounts=mounts, secrets={"key": b"value\n"}, network="none")
+    assert (ran.error, ran.err) == ("", "")
+    assert ran.out == "value\nof the context\nof the context\n"
+    assert ran.written == {}
+    assert os.listdir(outside) == ["secrets"] and os.listdir(outside / "secrets") == []
+
+
+def test_source_that_was_exchanged_is_not_mounted(tmp_path: Path) -> None:
+    """Class 53: in this mount namespace the path of what was found leads to something else."""
+    (tmp_path / "found").mkdir()
+    found = os.open(tmp_path / "found", os.O_PATH | os.O_DIRECTORY)
+
+    def clone() -> str:
+        api.mount("tmpfs", str(tmp_path), "tmpfs")
+        (tmp_path / "found").mkdir()
+        try:
+            os.close(mounts._clone(found))
+        except RlessError as error:
+            return error.message
+        return "mounted"
+
+    try:
+        said = call_in_userns(build_single(0, 0), clone)
+    finally:
+        os.close(found)
+    assert said == "the source was moved while it was looked up"
 
 
 def test_ignored_files_of_the_context_are_not_there(
@@ -124,10 +161,23 @@ def test_cache_is_named_by_its_target(room: Room) -> None:
     assert room.run("ls /c", mounts=["type=cache,target=/c"], network="none").out == ""
 
 
+# Of one cache, and then with another map, id, mode, user, group.
+_IDENTITIES = [
+    ("map", "id", 0o755, 0, 0),
+    ("other", "id", 0o755, 0, 0),
+    ("map", "other", 0o755, 0, 0),
+    ("map", "id", 0o700, 0, 0),
+    ("map", "id", 0o755, 1, 0),
+    ("map", "id", 0o755, 0, 1),
+]
+
+
 def test_mode_and_owner_are_part_of_a_cache(room: Room) -> None:
     room.run("echo 1 >/m/f", mounts=["type=cache,target=/m"], network="none")
     ran = room.run("ls /m; stat -c %a /m", mounts=["type=cache,target=/m,mode=700"], network="none")
     assert ran.out == "700\n"
+    names = {caches.name(*identity) for identity in _IDENTITIES}
+    assert len(names) == len(_IDENTITIES)
 
 
 def test_cache_begins_with_what_from_has(room: Room) -> None:
@@ -233,6 +283,7 @@ def test_secret_is_a_file_of_one_run(room: Room) -> None:
     ran = room.run(command, mounts=["type=secret,id=key"], secrets=secrets, network="none")
     assert ran.out.startswith("qZ81-hidden\n400:0\n")
     assert ran.written == {}
+    assert ran.left == []
     ran = room.run("ls /run/secrets", secrets=secrets, network="none")
     assert ran.code != 0
     found = [
@@ -315,6 +366,7 @@ def test_agent_of_one_run_has_a_socket(room: Room, agent: tuple[str, list[int]])
     command = "test -S $SSH_AUTH_SOCK && stat -c %a:%u $SSH_AUTH_SOCK"
     ran = room.run(command, mounts=["type=ssh"], agents={"default": agent[0]}, network="none")
     assert (ran.error, ran.out, ran.written) == ("", "600:0\n", {})
+    assert ran.left == []
 
 
 @pytest.fixture
