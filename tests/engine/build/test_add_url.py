@@ -157,13 +157,22 @@ def test_checksum_is_verified_before_anything_is_placed(
         assert build(f"ADD --checksum={wrong} {url} /x").code == 1
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "//[", "loop"])
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("file:///etc/passwd", "only https is spoken"),
+        ("file://127.0.0.1/etc/passwd", "only https is spoken"),
+        ("ftp://127.0.0.1/x", "only https is spoken"),
+        ("//[", "no URL"),
+        ("loop", "more than 5 redirects"),
+    ],
+)
 def test_redirect_to_anything_but_http_is_refused(
-    server: WebServer, build: Build, target: str
+    server: WebServer, build: Build, target: str, said: str
 ) -> None:
     server.redirect("/x", server.url("/x") if target == "loop" else target)
     done = build(f"ADD {server.url('/x')} /x")
-    assert done.code == 1 and "root:" not in done.err
+    assert done.code == 1 and said in done.err
     assert len(server.asked) <= 6
 
 

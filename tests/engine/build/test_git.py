@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rootless.engine.build.remote import git as checkout
 from rootless.engine.build.remote import walls
 from rootless.engine.idmap_policy import build_single
+from rootless.errors import RlessError
 from rootless.linux.idmap import call_in_userns
 from tests.lib.git_server import GitServer, git
 from tests.lib.web_server import Page, WebServer
@@ -35,6 +37,20 @@ _HIDDEN = {"home": "HOME", "run": "XDG_RUNTIME_DIR", "store": "RLESS_STORAGE"}
 def server(tmp_path: Path) -> Iterator[GitServer]:
     (tmp_path / "git").mkdir()
     with GitServer(tmp_path / "git") as made:
+        yield made
+
+
+@pytest.fixture
+def seen() -> Iterator[Path]:
+    """Return a directory that git would see, were there no walls: /tmp is its work directory."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def seen_server(seen: Path) -> Iterator[GitServer]:
+    (seen / "git").mkdir()
+    with GitServer(seen / "git") as made:
         yield made
 
 
@@ -272,40 +288,47 @@ def test_secret_goes_to_its_server_and_to_nobody_else(
      "-u./evil", "ssh://-oProxyCommand=touch%20{tmp}/pwned/x"],
 )  # fmt: skip
 def test_submodule_cannot_name_anything_but_servers(
-    server: GitServer, build: Build, tmp_path: Path, url: str
+    seen_server: GitServer, build: Build, seen: Path, url: str
 ) -> None:
-    repository = server.make("r", {"file": ""})
+    repository = seen_server.make("r", {"file": ""})
     commit = repository.head()
-    repository.link("sub", commit, url.format(tmp=tmp_path))
-    done = build(f"ADD {server.url('/r.git')} /x")
+    repository.link("sub", commit, url.format(tmp=seen))
+    done = build(f"ADD {seen_server.url('/r.git')} /x")
     assert done.code == 1 and "submodule sub" in done.err
-    assert not (tmp_path / "pwned").exists()
+    assert not (seen / "pwned").exists()
+
+
+def test_submodule_is_never_behind_a_link(tmp_path: Path) -> None:
+    """Git makes no such tree, of what entries ever; a later one of it might."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path)
+    for path in ("link/sub", "link", "none"):
+        with pytest.raises(RlessError):
+            checkout._check_directory(str(tmp_path / "root"), path)
 
 
 def test_nothing_of_the_repository_or_the_user_is_run(
-    server: GitServer, build: Build, tmp_path: Path, rless: Product, out: Path
+    seen_server: GitServer, build: Build, seen: Path, out: Path
 ) -> None:
     """Filters, hooks, drivers: of the tree, of the user's and the system's configuration."""
-    touch = f"touch {tmp_path}/pwned; cat"
-    config = rless.home / ".gitconfig"
-    config.write_text(
+    touch = f"touch {seen}/pwned; cat"
+    (seen / "home").mkdir()
+    (seen / "home/.gitconfig").write_text(
         f'[filter "lfs"]\n\tsmudge = {touch}\n\tprocess = {touch}\n\trequired = true\n'
-        f"[core]\n\thooksPath = {tmp_path}/hooks\n\tfsmonitor = {touch}\n\tsshCommand = {touch}\n"
-        f'[url "file://{tmp_path}/git/work/other/.git"]\n\tinsteadOf = http://\n'
+        f"[core]\n\thooksPath = {seen}/hooks\n\tfsmonitor = {touch}\n\tsshCommand = {touch}\n"
+        f'[url "file://{seen}/git/work/other/.git"]\n\tinsteadOf = http://\n'
         f"[credential]\n\thelper = !{touch}\n"
     )
-    (tmp_path / "hooks").mkdir()
+    (seen / "hooks").mkdir()
     for name in ("post-checkout", "reference-transaction", "post-index-change"):
-        (tmp_path / "hooks" / name).write_text(f"#!/bin/sh\n{touch}\n")
-        (tmp_path / "hooks" / name).chmod(0o755)
-    server.make("other", {"file": "other\n"})
-    server.make("r", {".gitattributes": "* filter=lfs\n", "file": "pointer\n"})
-    try:
-        build(f"ADD {server.url('/r.git')} /x").expect()
-    finally:
-        config.unlink()
+        (seen / "hooks" / name).write_text(f"#!/bin/sh\n{touch}\n")
+        (seen / "hooks" / name).chmod(0o755)
+    seen_server.make("other", {"file": "other\n"})
+    seen_server.make("r", {".gitattributes": "* filter=lfs\n", "file": "pointer\n"})
+    build(f"ADD {seen_server.url('/r.git')} /x", env={"HOME": f"{seen}/home"}).expect()
     assert (out / "x/file").read_text() == "pointer\n"
-    assert not (tmp_path / "pwned").exists()
+    assert not (seen / "pwned").exists()
 
 
 def test_links_of_a_repository_lead_nowhere(
@@ -375,6 +398,14 @@ def test_tree_that_repeats_itself_is_refused(server: GitServer, build: Build) ->
     assert done.code == 1 and "more than 1000000 files" in done.err
 
 
+def test_files_that_do_not_fit_are_not_written(
+    server: GitServer, build: Build, out: Path
+) -> None:
+    server.make("r", {"file": "x" * 2000})
+    done = build(f"ADD {server.url('/r.git')} /x", env={"RLESS_IMAGES_LIMITS_LAYER_BYTES": "1000"})
+    assert done.code == 1 and "no room for its files" in done.err and not out.exists()
+
+
 def _tree(path: Path, kind: str, digest: str) -> str:
     lines = "".join(f"{kind} {digest}\tf{number}\n" for number in range(10))
     done = subprocess.run(
@@ -386,14 +417,12 @@ def _tree(path: Path, kind: str, digest: str) -> str:
 def test_missing_git_names_the_package(
     server: GitServer, build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from rootless.engine.build.remote import git as module
     from rootless.engine.build.remote.places import Repository
-    from rootless.errors import RlessError
     from rootless.linux import programs
 
     monkeypatch.setattr(programs, "find", lambda name: None)
     with pytest.raises(RlessError) as raised:
-        module.Checkout(Repository("https://h/r.git"), str(tmp_path / "git"), {}).find()
+        checkout.Checkout(Repository("https://h/r.git"), str(tmp_path / "git"), {}).find()
     assert "git is not installed" in raised.value.message
     assert raised.value.hint == "install the package git"
 

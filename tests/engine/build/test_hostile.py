@@ -77,6 +77,23 @@ def test_fifo_does_not_hang_the_build(build: Build, context: Path, name: str) ->
     assert done.code != 0 and name in done.err
 
 
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_ignore_file_beside_the_dockerfile_is_no_way_out(
+    build: Build, context: Path, tmp_path: Path, kind: str
+) -> None:
+    """Class 71: a Dockerfile that is named comes with an ignore file, of whoever wrote both."""
+    (context / "D").write_text("FROM localhost/base:1\n")
+    beside = context / "D.dockerignore"
+    if kind == "link":
+        beside.symlink_to(tmp_path / "outside")
+    elif kind == "fifo":
+        os.mkfifo(beside)
+    else:
+        beside.mkdir()
+    done = build("", "-f", str(context / "D"))
+    assert done.code != 0 and "D.dockerignore" in done.err and "secret" not in done.err
+
+
 def test_huge_ignore_file_is_refused_and_not_shown(build: Build, context: Path) -> None:
     (context / ".dockerignore").write_text("secret-line\n" * 200_000)
     done = build("FROM localhost/base:1\n")
@@ -156,6 +173,17 @@ def test_whiteout_in_an_archive_deletes_nothing(build: Build, context: Path) -> 
     (context / "a.tgz").write_bytes(archive(("bin/.wh.busybox", b"")))
     done = build("FROM localhost/base:1\nADD a.tgz /\nRUN true\n")
     assert done.code == 1 and ".wh." in done.err
+
+
+def test_device_in_an_archive_is_left_out(build: Build, context: Path) -> None:
+    """Class 65."""
+    with tarfile.open(context / "a.tar", "w") as made:
+        for name, kind in (("null", tarfile.CHRTYPE), ("disk", tarfile.BLKTYPE), ("file", b"0")):
+            member = tarfile.TarInfo(name)
+            member.type, member.devmajor, member.devminor = kind, 1, 3
+            made.addfile(member)
+    done = build("FROM localhost/base:1\nADD a.tar /d/\nRUN ls /d | tr '\\n' ' '\n").expect()
+    assert " file \n" in done.err
 
 
 def test_instructions_of_a_base_image_have_no_secrets(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rootless.dockerfile.mounts import Device
-from rootless.engine.build import limits
+from rootless.engine.build import limits, run
 from rootless.engine.build.network import Network
 from rootless.engine.request import Device as HostDevice
 from rootless.engine.request import RunRequest
@@ -365,6 +365,18 @@ def test_nothing_is_left_running(room: Room) -> None:
     """Class 64: it has a pid namespace, which ends with its first process."""
     ran = room.run("sh -c 'sleep 1000' & echo done", network="none")
     assert (ran.code, ran.out) == (0, "done\n")
+
+
+def test_output_that_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class 64: two files, of which the newer one has the end."""
+    monkeypatch.setattr(run, "_KEPT", 1000)
+    kept = run._Kept(str(tmp_path / "output"))
+    for number in range(95):
+        kept.write(b"%099d\n" % number)
+    kept.close()
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes == {"output": 500, "output.1": 1000}
+    assert (tmp_path / "output").read_text().endswith("94\n")
 
 
 def test_killed_step_takes_its_run_along(room: Room) -> None:
