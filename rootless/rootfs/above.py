@@ -61,6 +61,7 @@ class Above:
                 place = f"{workspace}/above/{number}"
                 lower = squashfs.show(layer.path, layer.offset, layer.identity, place, idmap, cache)
                 self._shown.append(lower)
+                _check_entry(layer.path, lower.path)
                 self.paths.append(lower.path)
         except BaseException:
             self.close()
@@ -94,3 +95,12 @@ class Above:
             os.close(fd)
         for lower in self._shown:
             lower.close()
+
+
+def _check_entry(path: str, shown: str) -> None:
+    """Refuse an image whose root directory is for an owner that the container has not."""
+    if not os.access(shown, os.X_OK):
+        raise RlessError(
+            f"the root directory of {escape(path)} is for its owner only, who is nobody in here",
+            "make it again: mksquashfs DIR FILE -all-root",
+        )

@@ -150,6 +150,22 @@ def test_overlays_that_cannot_be(apptainer: Front, pictures: Path, tmp_path: Pat
     running.communicate()
 
 
+@pytest.mark.needs("squashfuse")
+def test_overlay_of_an_image_that_only_its_owner_enters(
+    apptainer: Front, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir(0o700)
+    subprocess.run(
+        ["mksquashfs", tmp_path / "mine", tmp_path / "mine.sqsh", "-no-progress", "-quiet"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    done = apptainer(
+        "exec", "-o", f"{tmp_path}/mine.sqsh", str(pictures / "plain.img"), "true"
+    ).expect(255)
+    assert "mine.sqsh is for its owner only" in done.err and "-all-root" in done.err
+
+
 @pytest.mark.needs("unsquashfs")
 def test_overlay_over_an_unpacked_image_locks_both(
     apptainer: Front, pictures: Path, tmp_path: Path
@@ -278,6 +294,7 @@ def test_failures_are_told_as_apptainer_does(apptainer: Front, pictures: Path) -
         (("exec", "-B", "/nosuch", image, "true"), 255, "FATAL:   --bind: /nosuch: there is no"),
         (("exec", "--pwd", "/nosuch", image, "true"), 255, "FATAL:   cannot enter the working"),
         (("exec", "--bogus", image, "true"), 1, 'Error for command "exec": unknown flag'),
+        (("--bogus",), 1, "Error: unknown flag: --bogus; see 'apptainer --help'"),
         (("exec", "--nvccli", image, "true"), 255, "FATAL:   --nvccli is not supported"),
         (("sign", image), 255, "FATAL:   apptainer sign is not supported"),
     ):

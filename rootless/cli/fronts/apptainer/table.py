@@ -203,7 +203,7 @@ class FrontVerb(Verb):
 
     def see_help(self) -> str:
         """Return the hint that ends most messages."""
-        return f"see 'apptainer {self.name} --help'"
+        return f"see '{' '.join(('apptainer', *self.name.split()))} --help'"
 
 
 def _action(name: str, usage: str, about: str, least: int = 1) -> FrontVerb:
