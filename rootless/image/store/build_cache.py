@@ -4,6 +4,7 @@
     build/locks/<key>                      held while the step is done
     build/content/<device>-<inode>         digests of the files of a context
     build/content/url-<digest>             what the server of a URL said, for ADD
+    build/content/packed-<digest>          which blob a layer became when it was pushed
     build/mounts/<name>                    a directory of `RUN --mount=type=cache`
     build/mounts/locks/<name>              held while a step has it; its time: the last use
 
@@ -201,7 +202,7 @@ def clear_leftovers(root: str) -> None:
 
 
 def forget_content(root: str, before: float | None) -> None:
-    """Forget the digests of the files of contexts, and what servers said of URLs.
+    """Forget the hints: of the files of contexts, of URLs, of layers that were compressed.
 
     Args:
         before: only what was written last before that moment, in seconds since 1970; None: all.

@@ -33,6 +33,7 @@ from rootless.image.registry.http import Client
 from rootless.image.registry.parallel import at_once
 from rootless.image.registry.upload import Blob
 from rootless.image.store import records
+from rootless.image.transfer.packed import Packed
 from rootless.image.trust import collect
 from rootless.image.trust.identity import parse_named
 from rootless.linux.files import open_tmpfile
@@ -191,6 +192,7 @@ class _Push:
         self._progress = progress
         self._packing = packing
         self._scratch = scratch
+        self._packed = Packed(store.root)
         self._what = escape(destination.familiar)
         self._stop = threading.Event()
         self._config = records.get_blob(image.root, image.id) or b""
@@ -251,6 +253,16 @@ class _Push:
     # -- layers ------------------------------------------------------------------------------
 
     def _find(self, layer: _Layer) -> None:
+        """Take a blob that the registry has: the original, or what a push has made of the layer."""
+        self._find_original(layer)
+        if layer.descriptor is None:
+            compression = self._compression(layer)
+            known = self._packed.find(layer.diff_id, compression, self._packing.level)
+            if known and upload.exists(self._endpoint, known[0]):
+                layer.descriptor = _descriptor(compression, *known)
+                self._progress.state(layer.short, "Layer already exists")
+
+    def _find_original(self, layer: _Layer) -> None:
         """Take the layer's original blob if the registry has it, here or in another repository."""
         original = layer.original
         if original is None or not self._may_keep(original):
@@ -269,6 +281,11 @@ class _Push:
                     layer.descriptor = original
                     self._progress.state(layer.short, f"Mounted from {repository}")
                     break
+
+    def _compression(self, layer: _Layer) -> str:
+        """Return how a layer is compressed where that has to be done."""
+        found = self._packing.compression or _compression_of(layer.original)
+        return found if found in LEVELS else "gzip"
 
     def _may_keep(self, descriptor: Descriptor) -> bool:
         kind = _compression_of(descriptor)
@@ -311,9 +328,7 @@ class _Push:
                 at_once(self._send, rows, limits.CONCURRENT_UPLOADS, self._stop)
 
     def _send(self, layer: _Layer, stream: LayerStream) -> None:
-        compression = self._packing.compression or _compression_of(layer.original) or "gzip"
-        if compression not in LEVELS:
-            compression = "gzip"
+        compression = self._compression(layer)
         self._progress.state(layer.short, "Compressing")
         fd = open_tmpfile(self._scratch)
         try:
@@ -332,11 +347,8 @@ class _Push:
                 self._progress.state(layer.short, "Layer already exists")
         finally:
             os.close(fd)
-        layer.descriptor = {
-            "mediaType": MEDIA_TYPES[compression],
-            "digest": digest,
-            "size": size,
-        }
+        self._packed.note(layer.diff_id, compression, self._packing.level, digest, size)
+        layer.descriptor = _descriptor(compression, digest, size)
 
     def _compress(
         self, layer: _Layer, stream: LayerStream, compression: str, fd: int
@@ -423,6 +435,10 @@ def _recorded_manifest(image: Image) -> dict[str, Any] | None:
         return None
     fits = found["config"]["digest"] == image.id and len(found["layers"]) == len(image.chain)
     return cast("dict[str, Any]", found) if fits else None
+
+
+def _descriptor(compression: str, digest: str, size: int) -> Descriptor:
+    return {"mediaType": MEDIA_TYPES[compression], "digest": digest, "size": size}
 
 
 def _compression_of(descriptor: Descriptor | None) -> str:

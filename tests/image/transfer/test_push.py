@@ -24,7 +24,7 @@ from rootless.image.model.packing import Packing
 from rootless.image.model.reference import parse
 from rootless.image.registry import http as client
 from rootless.image.registry.progress import Progress
-from rootless.image.store import records
+from rootless.image.store import build_cache, records
 from rootless.image.store.ownership import delete_any
 from rootless.image.store.staging import Staging
 from rootless.image.store.store import Image as StoredImage
@@ -116,8 +116,32 @@ def test_image_of_an_archive_is_pushed(
     again = Workshop(tmp_path / "again")
     assert again.pull(name).id == image.id
     assert rless_layers(workshop, image) == rless_layers(again, again.pull(name))
-    # The second time there is nothing to send: the same tar gives the same blob.
-    assert send(workshop, image, name, compression=compression)[0] == digest
+    # The second time there is nothing to send, or to compress: it is known what came of it.
+    known, lines = send(workshop, image, name, compression=compression)
+    assert known == digest
+    assert not any(line.endswith(": Compressing") for line in lines)
+    assert sum(line.endswith(": Layer already exists") for line in lines) == 2
+    # Where that is not known, the same tar gives the same blob.
+    build_cache.forget_content(workshop.root, None)
+    again_made, lines = send(workshop, image, name, compression=compression)
+    assert again_made == digest
+    assert sum(line.endswith(": Compressing") for line in lines) == 2
+
+
+def test_blob_that_a_registry_has_lost_is_made_again(
+    workshop: Workshop, registry_host: str, tmp_path: Path
+) -> None:
+    """What is remembered is a hint: another registry, a record that was cut short."""
+    path = images.write_docker_archive(big_image(1000), tmp_path / "archive.tar")
+    image = workshop.pull(f"docker-archive:{path}")
+    digest, _ = send(workshop, image, f"{registry_host}/hint:1")
+    assert send(workshop, image, f"{registry_host}/hint:zstd", compression="zstd")[0] != digest
+    with images.registry() as other:
+        assert send(workshop, image, f"{other}/hint:1")[0] == digest
+    for hint in Path(f"{workshop.root}/build/content").glob("packed-*"):
+        hint.write_text(hint.read_text()[:-3])
+    _, lines = send(workshop, image, f"{registry_host}/hint:2")
+    assert sum(line.endswith(": Compressing") for line in lines) == 2
 
 
 def test_push_to_the_source_uploads_nothing(
