@@ -77,6 +77,7 @@ class _Process:
     Attributes:
         number, began: of the step that it is at. said: its last word about that.
         done: how many it has done.
+        kept: number of the last one, if a layer in its directory is not sealed; else 0.
         left_host: a RUN of it has entered the network of the build, and there is no way back.
     """
 
@@ -90,6 +91,7 @@ class _Process:
         self.began = 0.0
         self.said: dict[str, Any] | None = None
         self.done = 0
+        self.kept = 0
         self.left_host = False
 
     def suits(self, step: Step) -> bool:
@@ -248,12 +250,15 @@ class Builder:
         step, before = track.step, track.state
         assert step is not None and before is not None
         process = track.process or self._fork(track)
-        task = step_process.Task(track.next, number, before, {
-            index: result.state.chain
-            for index in step.stages() if (result := self._tracks[index].result) is not None
-        })  # fmt: skip
         if isinstance(step, RunStep) and step.network == "default":
             process.left_host = True
+        chains = {
+            index: result.state.chain
+            for index in step.stages() if (result := self._tracks[index].result) is not None
+        }  # fmt: skip
+        rest = track.stage.steps[track.next + 1 :]
+        is_last = not rest or not process.suits(rest[0])
+        task = step_process.Task(track.next, number, before, chains, is_last)
         track.running = True
         with contextlib.suppress(BrokenPipeError):  # it has died: its end is read next
             process.give(number, task.data())
@@ -305,7 +310,8 @@ class Builder:
     def _is_untouched(self, process: _Process) -> bool:
         """Tell whether one that waited for its next step was killed before it began that."""
         scratch = f"{self._site.scratch}/{process.number}"
-        return process.done > 0 and process.said is None and not os.path.lexists(scratch)
+        has_begun = process.said is not None or os.path.lexists(scratch)
+        return process.done > 0 and not has_begun and not process.kept
 
     def _forget(self, process: _Process) -> int:
         """Wait for the end of a process, which has nothing to do any more; return its status."""
@@ -318,7 +324,8 @@ class Builder:
         """Take the result of a step."""
         track, said = process.track, process.said
         track.running = False
-        self._left.append(process.number)
+        self._left += filter(None, (process.kept, process.number))
+        process.kept = 0
         step = track.step
         assert step is not None
         process.done += 1
@@ -338,6 +345,8 @@ class Builder:
             seconds = round(time.monotonic() - process.began, 3)
             self._say({"kind": "done", "id": process.number, "seconds": seconds})
         state = State(said["key"], tuple(said["chain"]))
+        if state.chain[-1:] == (step_process.UNSEALED,):
+            process.kept = self._left.pop()
         self._advance(track, state, said["created"], said["keys"])
 
     def _clear(self) -> None:

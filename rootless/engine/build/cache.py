@@ -28,6 +28,30 @@ if TYPE_CHECKING:
 __all__ = ["Cache", "Entry", "trim"]
 
 
+class Held:
+    """The lock of a key.
+
+    Attributes:
+        waited: another had it meanwhile: then look again.
+        is_passed_on: a child has it now, and releases it.
+    """
+
+    __slots__ = ("_path", "fd", "is_passed_on", "waited")
+
+    def __init__(self, path: str, fd: int, waited: bool) -> None:
+        self._path = path
+        self.fd = fd
+        self.waited = waited
+        self.is_passed_on = False
+
+    def release(self) -> None:
+        """Give it back."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+            # Not only by closing: a child that was forked meanwhile would still hold it.
+            unlock(self.fd)
+
+
 class Cache:
     """The entries of one store, for builds with one map.
 
@@ -70,6 +94,10 @@ class Cache:
     def _fits(self, entry: Entry, below: Sequence[str]) -> bool:
         missing = [chain for chain in entry.chain if self.layer(chain) is None]
         return entry.chain[: len(below)] == tuple(below) and self._can_bring(missing)
+
+    def has(self, key: str) -> bool:
+        """Tell whether there is an entry, whatever has become of its layers."""
+        return key in self._carried or build_cache.has(self._root, key)
 
     def layer(self, chain: str) -> dict[str, Any] | None:
         """Return the meta record of a layer; None: it is not there (yet).
@@ -148,8 +176,8 @@ class Cache:
                 )
 
     @contextlib.contextmanager
-    def lock(self, key: str, waiting: Callable[[], object] = lambda: None) -> Iterator[bool]:
-        """Hold the lock of a key; yield whether another had it meanwhile: then look again.
+    def lock(self, key: str, waiting: Callable[[], object] = lambda: None) -> Iterator[Held]:
+        """Hold the lock of a key.
 
         Args:
             waiting: called once if it has to be waited for.
@@ -158,15 +186,13 @@ class Cache:
             RlessError: the store is read-only, or full.
         """
         path = build_cache.lock_path(self._root, key)
-        fd, waited = self._take(path, waiting)
+        held = Held(path, *self._take(path, waiting))
         try:
-            yield waited
+            yield held
         finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-                # Not only by closing: a child that was forked meanwhile would still hold it.
-                unlock(fd)
-            os.close(fd)
+            if not held.is_passed_on:
+                held.release()
+            os.close(held.fd)
 
     def _take(self, path: str, waiting: Callable[[], object]) -> tuple[int, bool]:
         waited = False

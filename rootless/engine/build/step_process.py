@@ -7,6 +7,7 @@ left nothing open it does the next one of its stage.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
@@ -18,6 +19,7 @@ from rootless.engine.build.hashes import Hashes, path_for
 from rootless.engine.build.messages import Receiver, sender
 from rootless.engine.build.steps import CopyStep, Result, RunStep, State, WorkdirStep
 from rootless.errors import RlessError
+from rootless.image.model import limits
 from rootless.image.model.digest import chain_id
 from rootless.image.store import records
 from rootless.image.store.build_cache import Entry
@@ -33,10 +35,16 @@ if TYPE_CHECKING:
     from rootless.engine.build.remote.added import Added
     from rootless.engine.build.site import Site
     from rootless.engine.build.steps import Origin, Stage, Step
+    from rootless.image.layer.create import Unsealed
+    from rootless.image.layer.later import Sealing
     from rootless.image.layer.owners import Owners
     from rootless.rootfs import Mounted
 
     Done = tuple[State, float, bool, list[str]]
+
+# In place of a chain id, until the next step of the process is done: the digest is not known yet.
+UNSEALED = "unsealed"
+_AT_ONCE = 16 << 20  # bytes: to make their digest takes no longer than to begin a process
 
 
 def load() -> None:
@@ -47,6 +55,7 @@ def load() -> None:
     import rootless.engine.build.owners
     import rootless.engine.build.run
     import rootless.image.layer.create
+    import rootless.image.layer.later
     import rootless.rootfs.stored
     import rootless.runtime.seccomp.default  # noqa: F401
 
@@ -60,23 +69,27 @@ class Task(NamedTuple):
         step: index of the step in its stage. number: of the step in the build.
         before: what it starts from.
         chains: of the stages that it takes files from, the chain ids of their layers.
+        is_last: this process does no step of the stage after it.
     """
 
     step: int
     number: int
     before: State
     chains: Mapping[int, Sequence[str]]
+    is_last: bool
 
     def data(self) -> dict[str, Any]:
         """Return it for a message."""
         return {"step": self.step, "number": self.number, "key": self.before.key,
-                "chain": self.before.chain, "chains": [*self.chains.items()]}  # fmt: skip
+                "chain": self.before.chain, "chains": [*self.chains.items()],
+                "is_last": self.is_last}  # fmt: skip
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Task:
         """Return it from a message."""
         before = State(data["key"], tuple(data["chain"]))
-        return cls(data["step"], data["number"], before, dict(data["chains"]))
+        chains = dict(data["chains"])
+        return cls(data["step"], data["number"], before, chains, data["is_last"])
 
 
 def run(site: Site, stage: Stage, tasks: int, writer: int) -> NoReturn:
@@ -93,9 +106,15 @@ def run(site: Site, stage: Stage, tasks: int, writer: int) -> NoReturn:
         os.umask(0)
         receiver = Receiver(tasks)
         goes_on = True
-        while goes_on and not receiver.ended:
-            for data in receiver.read():
-                goes_on = _do(site, stage, Task.read(data), say)
+        sealings: list[Sealing] = []
+        try:
+            while goes_on and not receiver.ended:
+                for data in receiver.read():
+                    goes_on = _do(site, stage, Task.read(data), sealings, say)
+        finally:
+            with contextlib.suppress(RlessError):  # what was done before a failed step is kept
+                for sealing in sealings:
+                    sealing.result()
     except RlessError as error:
         say({"kind": "failed", "message": error.message, "hint": error.hint,
              "exit_code": error.exit_code})  # fmt: skip
@@ -108,14 +127,19 @@ def run(site: Site, stage: Stage, tasks: int, writer: int) -> NoReturn:
     os._exit(0)
 
 
-def _do(site: Site, stage: Stage, task: Task, say: Say) -> bool:
-    """Do one step, and say its result; return whether this process may do another."""
+def _do(site: Site, stage: Stage, task: Task, sealings: list[Sealing], say: Say) -> bool:
+    """Do one step, and say its result; return whether this process may do another.
+
+    Args:
+        sealings: of the layer of the step before, and then of this one, if that goes on.
+    """
     results: list[Result | None] = [None] * len(site.plan.stages)
     for index, chain in task.chains.items():
         results[index] = Result(State("", tuple(chain)))
     scratch = f"{site.scratch}/{task.number}"
     os.mkdir(scratch, 0o700)
-    process = _StepProcess(site, stage, task.before, results, scratch, say)
+    process = _StepProcess(site, stage, task.before, results, scratch, say, sealings)
+    process.is_last = task.is_last
     after, created, cached, found = process.do(stage.steps[task.step])
     goes_on = process.leave()
     say({"kind": "result", "key": after.key, "chain": after.chain, "created": created,
@@ -196,6 +220,7 @@ class _StepProcess:
         results: Sequence[Result | None],
         scratch: str,
         say: Say,
+        sealings: list[Sealing] | None = None,
     ) -> None:
         self.site = site
         self.stage = stage
@@ -203,6 +228,8 @@ class _StepProcess:
         self.results = results
         self.scratch = scratch
         self.say = say
+        self.is_last = True
+        self._sealings = [] if sealings is None else sealings
         self._goes_on = True
         self._mounted: list[Mounted] = []
         self._fds: list[int] = []
@@ -230,7 +257,12 @@ class _StepProcess:
         return self._run(step)
 
     def _find_or_make(
-        self, step: Step, key: str, make: Callable[[], dict[str, Any]], *, layer_key: str = ""
+        self,
+        step: Step,
+        key: str,
+        make: Callable[[], dict[str, Any] | Unsealed],
+        *,
+        layer_key: str = "",
     ) -> Done:
         """Take a result from the cache, or make it while no other build does.
 
@@ -238,15 +270,16 @@ class _StepProcess:
             key: of the state after the step.
             layer_key: of its layer, where that does not depend on the layers below; "": it does.
         """
-        cache, before = self.site.cache, self.before
-        early = self.site.early_key(step, before, self.results) or ""
+        cache = self.site.cache
+        early = self.site.early_key(step, self.before, self.results) or ""
         known = [key, layer_key] if layer_key else [key]
         if early == key:
             early = ""
-        with cache.lock(layer_key or key, self._wait):
+        with cache.lock(layer_key or key, self._wait) as held:
             created, cached, meta = time.time(), False, None
-            if not self.site.ignores_cache(self.stage):
-                found = cache.find(key, before.chain)
+            if not self.site.ignores_cache(self.stage) and any(map(cache.has, known)):
+                self._settle()
+                found = cache.find(key, self.before.chain)
                 if found is not None:
                     if early and (found.early != early or found.keys != tuple(known)):
                         self._keep(step, known, early, found)
@@ -255,17 +288,37 @@ class _StepProcess:
                 if original is not None:
                     meta = self._repeat(original)
                     created, cached = original.created, meta is not None
-            if meta is None:
-                meta = make()
-            made = Entry(
-                (*before.chain, meta["chain"]),
-                self.site.idmap.key,
-                diff_ids=[meta["diff_id"]],
-                sizes=[meta["size"]],
-                created=created,
-            )
-            self._keep(step, known, early, made)
-            return State(key, made.chain), created, cached, known[:1]
+            made = make() if meta is None else meta
+            before = self.before.chain
+
+            def keep(meta: dict[str, Any]) -> None:
+                chain, sizes = (*before, meta["chain"]), [meta["size"]]
+                diff_ids, key = [meta["diff_id"]], self.site.idmap.key
+                entry = Entry(chain, key, diff_ids=diff_ids, sizes=sizes, created=created)
+                self._keep(step, known, early, entry)
+                held.release()
+
+            if isinstance(made, dict):
+                keep(made)
+                chain = made["chain"]
+            else:
+                from rootless.image.layer.later import Sealing
+
+                below = before[-1] if before else None
+                self._sealings.append(Sealing(made, below, step.text, keep))
+                held.is_passed_on = True
+                chain = UNSEALED
+            return State(key, (*before, chain)), created, cached, known[:1]
+
+    def _settle(self) -> None:
+        """Wait for the layer of the step before, whose chain id is wanted.
+
+        Raises:
+            RlessError: it could not be made.
+        """
+        while self._sealings:
+            top = self._sealings.pop().result()
+            self.before = State(self.before.key, (*self.before.chain[:-1], top))
 
     def _keep(self, step: Step, known: Sequence[str], early: str, made: Entry) -> None:
         """Keep the result of a step by all its keys."""
@@ -312,6 +365,8 @@ class _StepProcess:
 
     def lowers(self, chain: Sequence[str]) -> list[str]:
         """Return the directories of layers; those that are not there yet are brought."""
+        if chain[-1:] == (UNSEALED,):
+            return [*self.lowers(chain[:-1]), self._sealings[0].directory]
         self.site.require(chain, self._fetch)
         return [layer_dir(self.site.root, self.site.idmap.key, link) for link in chain]
 
@@ -325,7 +380,8 @@ class _StepProcess:
         from rootless.image.layer.layers import whiteouts_of
 
         lowers = self.lowers(chain)
-        form = whiteouts_of(filter(None, map(self.site.cache.layer, chain)))
+        sealed = (link for link in chain if link != UNSEALED)
+        form = whiteouts_of(filter(None, map(self.site.cache.layer, sealed)))
         site = self.site
         made = rootfs.mount(
             lowers, workspace, site.idmap, driver=site.driver, volatile=True, whiteouts=form
@@ -427,7 +483,9 @@ class _StepProcess:
     def _make_directory(self, step: WorkdirStep) -> Done:
         write = copy.workdir_writer(step, self._open_before())
         key = keys.workdir(self.before.key, step.directory, step.user)
-        if write is None:  # the next build need not look, nor fetch the layers for that
+        if write is None:
+            self._settle()
+            # The next build need not look, nor fetch the layers for that
             self.site.cache.store(key, self.before.chain, text=step.text)
             return self.before, 0.0, True, [key]
         return self._find_or_make(step, key, lambda: self.make_layer(write))
@@ -437,6 +495,7 @@ class _StepProcess:
         from rootless.image.layer import create
 
         self._goes_on = False  # the directories of the layers stay open
+        self._settle()
         before = self.before.chain
         return create.make_here(
             self.site.root,
@@ -476,13 +535,13 @@ class _StepProcess:
                 found.append(selection.digest(self._hashes(origin)))
         return tuple(found)
 
-    def _run_and_keep(self, step: RunStep) -> dict[str, Any]:
+    def _run_and_keep(self, step: RunStep) -> dict[str, Any] | Unsealed:
         from rootless.engine.build import run as run_step
         from rootless.image.layer import create
         from rootless.rootfs import stored
 
-        site, before = self.site, self.before.chain
-        mounted = self.mount_tree(before, "root")
+        site = self.site
+        mounted = self.mount_tree(self.before.chain, "root")
         environment = run_step.StepEnvironment(
             site.idmap,
             mounted,
@@ -507,7 +566,10 @@ class _StepProcess:
         code = run_step.execute(step, environment, self.say)
         if code:
             raise run_step.failure(step, code)
+        self._settle()
+        before = self.before.chain
         lowers = self.lowers(before)
+        later = self._goes_on and not self.is_last and not site.idmap.single
         (part,) = stored.parts(f"{self.scratch}/root", lowers)
         return create.adopt(
             site.root,
@@ -518,6 +580,7 @@ class _StepProcess:
             self._workspace("layer"),
             newest=site.newest,
             owner=self._owner(marked=mounted.driver == "overlay"),
+            most=_AT_ONCE if later else limits.LAYER_BYTES,
         )
 
     def _owner(self, *, marked: bool) -> Owners | None:

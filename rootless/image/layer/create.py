@@ -29,7 +29,7 @@ from rootless.image.layer.lookup import LayerLookup
 from rootless.image.layer.seal import seal
 from rootless.image.layer.tar_reader import TarReader
 from rootless.image.layer.tar_writer import TarWriter
-from rootless.image.layer.tarsplit import SplitWriter, write_tar
+from rootless.image.layer.tarsplit import SplitWriter, read_tar, write_tar
 from rootless.image.layer.unpack import Unpacker, supports_overlay_whiteouts
 from rootless.image.model import limits
 from rootless.image.model.digest import chain_id
@@ -156,7 +156,8 @@ def adopt(
     hidden: Collection[bytes] = (),
     newest: int | None = None,
     owner: OwnerOf | None = None,
-) -> dict[str, Any]:
+    most: int = limits.LAYER_BYTES,
+) -> dict[str, Any] | Unsealed:
     """Make a layer of what was written over others; return its meta record.
 
     Where overlayfs of the kernel wrote it, in the store's file system, its directory becomes the
@@ -169,6 +170,7 @@ def adopt(
         hidden: paths that were mounts, without the slash in front: what was made for them goes.
         newest: no file gets a later time, in seconds since 1970.
         owner: of a file, where the directory does not tell (`owners`).
+        most: bytes of contents; of more the digest may be put off, and the layer is unsealed.
 
     Raises:
         RlessError: it has what no layer can have, or there is no room. The store is as before.
@@ -188,10 +190,11 @@ def adopt(
             os.close(scratch_fd)
             return make_here(root, idmap, below, lowers, write, scratch, newest=newest)
         try:
-            sealed = _seal(upper, scratch_fd, hidden, newest, owner)
-            return _adopt(root, idmap, below, lowers, upper, scratch, scratch_fd, sealed)
+            sealed = _seal(upper, scratch_fd, hidden, newest, owner, most)
+            made = _adopt(root, idmap, lowers, upper, scratch, scratch_fd, sealed)
         finally:
             os.close(scratch_fd)
+        return made.seal(below) if sealed.digest else made
     except OSError as error:
         raise RlessError(
             f"cannot keep the layer: {error.strerror}", limits.hint(error.errno)
@@ -200,16 +203,60 @@ def adopt(
         raise error.within("cannot keep the layer") from error
 
 
+class Unsealed:
+    """A layer in its scratch directory.
+
+    Attributes:
+        directory: of its files, which do not change any more.
+    """
+
+    def __init__(self, root: str, idmap: IdMap, scratch: str, sealed: Sealed) -> None:
+        self._root = root
+        self._idmap = idmap
+        self._scratch = scratch
+        self._sealed = sealed
+        self.directory = f"{scratch}/{_NAME}"
+
+    def seal(self, below: str | None) -> dict[str, Any]:
+        """Compute the digest, if it was put off; move the layer into the store.
+
+        Returns:
+            The meta record.
+
+        Args:
+            below: chain id of the layer below, None at the bottom.
+
+        Raises:
+            RlessError: a file of it cannot be read. OSError: there is no room.
+        """
+        digest = self._sealed.digest
+        if not digest:
+            tar = hashlib.sha256()
+            read_tar(self.directory, f"{self._scratch}/{_NAME}.split", tar.update)
+            digest = tar.hexdigest()
+        scratch_fd = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY)
+        root_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            meta = _meta(self._idmap, below, digest, self._sealed.size, root_fd, overlay=True)
+            meta["lost_xattrs"] = self._sealed.lost_xattrs
+            _place(self._root, self._idmap, meta, self._scratch, scratch_fd, _owner(self._root))
+        finally:
+            os.close(root_fd)
+            os.close(scratch_fd)
+        return meta
+
+
 def _seal(
     upper: Part,
     scratch_fd: int,
     hidden: Collection[bytes],
     newest: int | None,
     owner: OwnerOf | None,
+    most: int,
 ) -> Sealed:
     split = SplitWriter(scratch_fd, f"{_NAME}.split")
     try:
-        sealed = seal(upper, split, hidden, newest, owner)
+        sealed = seal(upper, split, hidden, newest, owner, most)
         split.finish()
     finally:
         split.close()
@@ -219,24 +266,20 @@ def _seal(
 def _adopt(
     root: str,
     idmap: IdMap,
-    below: str | None,
     lowers: Sequence[str],
     upper: Part,
     scratch: str,
     scratch_fd: int,
     sealed: Sealed,
-) -> dict[str, Any]:
-    root_fd = os.open(upper.upper, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if not sealed.has_root:
+) -> Unsealed:
+    if not sealed.has_root:
+        root_fd = os.open(upper.upper, os.O_RDONLY | os.O_DIRECTORY)
+        try:
             _like(root_fd, os.stat(lowers[-1]) if lowers else None, idmap)
-        meta = _meta(idmap, below, sealed.digest, sealed.size, root_fd, overlay=True)
-    finally:
-        os.close(root_fd)
-    meta["lost_xattrs"] = sealed.lost_xattrs
+        finally:
+            os.close(root_fd)
     os.rename(upper.upper, _NAME, dst_dir_fd=scratch_fd)
-    _place(root, idmap, meta, scratch, scratch_fd, _owner(root))
-    return meta
+    return Unsealed(root, idmap, scratch, sealed)
 
 
 def _owner(root: str) -> tuple[int, int]:

@@ -52,7 +52,8 @@ class Sealed:
     """What was found on the way.
 
     Attributes:
-        digest: sha256 of the tar, in hexadecimal digits. size: bytes of the files' contents.
+        digest: sha256 of the tar, in hexadecimal digits; "": it was put off.
+        size: bytes of the files' contents.
         has_root: the tar has attributes for the root. lost_xattrs: how many.
     """
 
@@ -71,6 +72,7 @@ def seal(
     hidden: Collection[bytes] = (),
     newest: int | None = None,
     owner: OwnerOf | None = None,
+    most: int = limits.LAYER_BYTES,
 ) -> Sealed:
     """Compute the tar of an upper directory, and make the directory as the tar says.
 
@@ -81,25 +83,32 @@ def seal(
         hidden: paths that were mounts, without the slash in front: what was made for them goes.
         newest: no file keeps a later time, in seconds since 1970.
         owner: of a file, where the directory does not tell (`owners`).
+        most: bytes of contents; if there are more, they are not read, and there is no digest.
 
     Raises:
         RlessError: a name or an attribute that no layer can have, or too much data.
         OSError: of the file system.
     """
-    writer = _Tar(split)
+    writer = _Tar(split, most)
     writer.newest = newest
     sealer = _Sealer(writer, newest, owner)
     sealer.changes(changes(part, hidden, sealer.seen))
     writer.end()
-    return Sealed(writer.hash.hexdigest(), sealer.size, sealer.has_root, sealer.lost_xattrs)
+    digest = "" if writer.left < 0 else writer.hash.hexdigest()
+    return Sealed(digest, sealer.size, sealer.has_root, sealer.lost_xattrs)
 
 
 class _Tar(TarWriter):
-    """A tar that goes nowhere but into its digest and its split."""
+    """A tar that goes nowhere but into its digest and its split.
 
-    def __init__(self, split: SplitWriter) -> None:
+    Attributes:
+        left: bytes of contents that may still be read; below 0: none are, and the digest is void.
+    """
+
+    def __init__(self, split: SplitWriter, most: int) -> None:
         super().__init__(self._take)
         self.hash = hashlib.sha256()
+        self.left = most
         self._split = split
         self._raw = bytearray()
         self._chunk = bytearray()
@@ -121,6 +130,10 @@ class _Tar(TarWriter):
             return
         self._flush()
         self._split_off(path, size)
+        self.left -= size
+        if self.left < 0:
+            self.elsewhere()
+            return
         left = size
         if not self._chunk:
             # Not for a layer without contents: it costs 256 page faults.

@@ -35,7 +35,7 @@ from rootless.linux.idmap import Call
 from rootless.linux.openat2 import BENEATH, openat2
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
 
     from rootless.image.store.store import Image, Store
@@ -353,10 +353,16 @@ def _send(directory: str, split: str, reader: int, writer: int) -> None:
 
 
 def write_tar(directory: str, split: str, writer: int) -> None:
-    """Write a layer's tar to a descriptor; whether it is the one of its diff_id is not checked.
+    """Write a layer's tar to a descriptor, as `read_tar` gives it."""
+    read_tar(directory, split, lambda data: _write_all(writer, data))
+
+
+def read_tar(directory: str, split: str, take: Callable[[bytes], object]) -> None:
+    """Give away a layer's tar; whether it is the one of its diff_id is not checked.
 
     Args:
         directory: of the layer. split: the record of its tar.
+        take: gets the bytes in pieces.
 
     Raises:
         RlessError: a file of it is gone.
@@ -392,12 +398,12 @@ def write_tar(directory: str, split: str, writer: int) -> None:
                 parts.append(chunk)
                 pending += len(chunk)
                 if pending > _FLUSH:
-                    _write_all(writer, b"".join(parts))
+                    take(b"".join(parts))
                     parts, pending = [], 0
         if pending > _FLUSH:
-            _write_all(writer, b"".join(parts))
+            take(b"".join(parts))
             parts, pending = [], 0
-    _write_all(writer, b"".join(parts))
+    take(b"".join(parts))
     if parent_fd != root_fd:
         os.close(parent_fd)
     os.close(root_fd)

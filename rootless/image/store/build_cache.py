@@ -105,6 +105,11 @@ def make_directory(root: str, path: str) -> None:
         os.chown(here, owner, -1)
 
 
+def has(root: str, key: str) -> bool:
+    """Tell whether a key has an entry, be it one that cannot be read."""
+    return os.path.exists(entry_path(root, key))
+
+
 def read(root: str, key: str) -> Entry | None:
     """Return the entry of a key; None: there is none that can be read."""
     return _read(entry_path(root, key))

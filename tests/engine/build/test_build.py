@@ -210,6 +210,32 @@ def test_killed_build_leaves_nothing(
     rless.assert_clean()
 
 
+def test_big_layer_is_kept_while_the_next_step_runs(
+    rless: Product, build: Build, tmp_path: Path
+) -> None:
+    """So a kill in the next step loses nothing of it."""
+    big = f"RUN head -c 20000000 /dev/zero > /big; : {time.time()}"
+    context = tmp_path / "context"
+    text = f"FROM localhost/base:1\n{big}\n"
+    (context / "Dockerfile").write_text(f"{text}RUN echo ready; sleep 100\n")
+    process = rless.start("build", "--progress=plain", "--network=none", str(context))
+    assert process.stderr is not None
+    while b" ready" not in (line := process.stderr.readline()):
+        assert line, "the build ended"
+
+    def kept() -> bool:
+        found = rless.storage.glob("build/cache/??/*")
+        return any(big in path.read_text() for path in found if path.suffix != ".tmp")
+
+    wait_for(kept, "the layer to be kept")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not rless.processes(), "the processes to end")
+    rless("ps", "-aq").expect()
+    rless.assert_clean()
+    assert build(f"{text}RUN true\n", "--network=none").expect().err.count(" CACHED\n") == 1
+
+
 def test_one_id_is_enough(rless: Product, build: Build) -> None:
     build("FROM localhost/base:1\nRUN touch /x; chown 5:6 /x; id -u\n", "--userns=single").expect()
     done = rless("run", "--rm", "--network=none", "--userns=single", "localhost/made:1", "ls", "/x")

@@ -248,18 +248,18 @@ def test_cache_mounts_go_but_for_those_in_use(workshop: Workshop) -> None:
 
 def second(cache: Cache, ready: int, chain: list[str] | None) -> None:
     """Do as a step of another build does: wait, look, and do it if it isn't there."""
-    with cache.lock(KEYS[7], lambda: os.write(ready, b"w")) as waited:
+    with cache.lock(KEYS[7], lambda: os.write(ready, b"w")) as held:
         found = cache.find(KEYS[7]) is not None
         if not found and chain:
             cache.store(KEYS[7], chain)
-        os.write(ready, json.dumps([waited, found]).encode())
+        os.write(ready, json.dumps([held.waited, found]).encode())
 
 
 def test_the_second_build_of_a_step_waits_and_finds(workshop: Workshop) -> None:
     image, cache = steps(workshop, 1)
     reader, writer = os.pipe()
-    with cache.lock(KEYS[7]) as waited:
-        assert not waited
+    with cache.lock(KEYS[7]) as held:
+        assert not held.waited
         pid = forked(lambda: second(cache, writer, None))
         assert os.read(reader, 1) == b"w"
         cache.store(KEYS[7], image.chain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -119,3 +120,51 @@ def test_results_of_a_single_id_are_not_taken_over(build: Builds) -> None:
     assert cached(build(text).expect()) == 0
     assert build.run("stat", "-c", "%u:%g", "/file") == "5:6\n"
     assert cached(build(text).expect()) == 2
+
+
+# -- layers that are sealed while the next step is done ---------------------------------------
+
+# More than is hashed at once; the same bytes and times in each build, but for what follows.
+BIG = "RUN head -c 20000000 /dev/zero > /big && touch -d @1 /big"
+
+
+def entries(build: Builds, text: str) -> list[Path]:
+    """Return the files of the cache's entries of an instruction."""
+    found = build.rless.storage.glob("build/cache/*/*")
+    return [path for path in found if json.loads(path.read_text())["text"] == text.strip()]
+
+
+def test_big_layers_are_whole_and_cached(build: Builds, tmp_path: Path) -> None:
+    (build.context / "file").write_text("x")
+    text = (
+        f"FROM localhost/base:1\n{seed()}{BIG}\nRUN wc -c < /big > /size; mv /big /moved\n"
+        f"WORKDIR /made\n{BIG}\nCOPY file /\n{BIG}\nWORKDIR /\n{BIG}\n"
+    )
+    build(text).expect()
+    assert build.run("sh", "-c", "cat /size; wc -c < /moved; wc -c < /big; ls -d /made") == (
+        "20000000\n20000000\n20000000\n/made\n"
+    )
+    assert cached(build(text).expect()) == 9
+    # What is saved is proven by the digests of the config.
+    build.rless("save", "-q", "-o", str(tmp_path / "saved"), NAME).expect()
+    assert not list(build.rless.storage.glob("build/locks/*"))
+
+
+def test_big_layer_before_a_step_that_fails_is_kept(build: Builds) -> None:
+    text = f"FROM localhost/base:1\n{seed()}{BIG}\nRUN false\n"
+    assert build(text).code == 1
+    assert cached(build(text)) == 2
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_step_upon_a_big_layer_that_is_made_anew(build: Builds, differs: bool) -> None:
+    """Its result is taken from the cache only if it is on top of the same tree."""
+    big = f"{BIG}; cat /proc/sys/kernel/random/uuid > /id" if differs else BIG
+    big += f"; : {time.time_ns()}"
+    text = f"FROM localhost/base:1\n{seed()}{big}\nRUN cp /id /copy || :\n"
+    build(text).expect()
+    (entry,) = entries(build, big)
+    entry.unlink()
+    assert cached(build(text).expect()) == (1 if differs else 2)
+    if differs:
+        build.run("cmp", "/id", "/copy")

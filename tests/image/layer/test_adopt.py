@@ -16,6 +16,7 @@ import pytest
 from rootless import rootfs
 from rootless.errors import RlessError
 from rootless.image.layer import create, tarsplit
+from rootless.image.layer.later import Sealing
 from rootless.image.layer.tar_writer import TarWriter
 from rootless.image.store.ownership import delete_any
 from rootless.image.store.staging import Staging
@@ -105,7 +106,10 @@ class Bench:
     def step(
         self, act: Callable[[str], None], driver: str = "overlay", **options: Any
     ) -> dict[str, Any]:
-        """Return the meta record of the layer that `act` makes, and its diff_id by `commit`."""
+        """Return the meta record of the layer that `act` makes, and its diff_id by `commit`.
+
+        With `most` it is sealed in a process of its own; see `_seal_later` for `meanwhile`.
+        """
         with Staging(self.root) as staging:
             os.mkdir(f"{staging.path}/work")
             os.mkdir(f"{staging.path}/scratch")
@@ -125,12 +129,38 @@ class Bench:
         rootfs.unmount(mounted)
         os.umask(0)
         (part,) = stored.parts(f"{place}/work", self.lowers)
+        meanwhile = options.pop("meanwhile", None)
         hashed = self._committed(part, options)
         made = create.adopt(
             self.root, self.idmap, self.image.chain[-1], self.lowers, part, f"{place}/scratch",
             **options,
         )  # fmt: skip
+        assert isinstance(made, dict) == ("most" not in options)
+        if not isinstance(made, dict):
+            made = self._seal_later(made, f"{place}/meta", meanwhile)
         return {**made, "committed": hashed}
+
+    def _seal_later(
+        self, made: create.Unsealed, record: str, meanwhile: Callable[[Sealing], None] | None
+    ) -> dict[str, Any]:
+        """Seal a layer; with `meanwhile` it gets no further before that was called."""
+        reader, writer = os.pipe()
+
+        def keep(meta: dict[str, Any]) -> None:
+            os.close(writer)
+            os.read(reader, 1)
+            Path(record).write_text(json.dumps(meta))
+
+        sealing = Sealing(made, self.image.chain[-1], "RUN x", keep)
+        inode = os.stat(sealing.directory).st_ino
+        if meanwhile is not None:
+            meanwhile(sealing)
+        os.close(writer)
+        chain = sealing.result()
+        assert os.stat(layer_dir(self.root, self.idmap.key, chain)).st_ino == inode
+        meta: dict[str, Any] = json.loads(Path(record).read_text())
+        assert meta["chain"] == chain
+        return meta
 
     def _committed(self, part: stored.Part, options: dict[str, Any]) -> str:
         import hashlib
@@ -211,9 +241,9 @@ def other(tmp_path: Path) -> Any:
     delete_any(str(made.directory), "store")
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_the_layer_equals_a_pull_of_itself(bench: Bench, other: Workshop, driver: str) -> None:
-    made = bench.step(change, driver)
+@pytest.mark.parametrize("how", [*DRIVERS, "later"])
+def test_the_layer_equals_a_pull_of_itself(bench: Bench, other: Workshop, how: str) -> None:
+    made = bench.step(change, most=1000) if how == "later" else bench.step(change, how)
     assert made["diff_id"] == made["committed"]
     image = bench.pulled(made, other)
     mine, theirs = plain(bench.tree(made)), plain(other.tree(image))
@@ -387,3 +417,34 @@ def test_sigkill_leaves_whole_layers(bench: Bench) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert len(layers_on_disk(bench.root)) == len(LAYERS)
+
+
+def test_a_layer_that_cannot_be_read_later_is_one_line(bench: Bench) -> None:
+    def act(root: str) -> None:
+        Path(f"{root}/new").write_text("x" * 2000)
+
+    whole = create.Unsealed.seal
+
+    def seal(made: create.Unsealed, below: str | None) -> dict[str, Any]:
+        os.unlink(f"{made.directory}/new")
+        return whole(made, below)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(create.Unsealed, "seal", seal)
+        with pytest.raises(RlessError) as raised:
+            bench.step(act, most=1000)
+    assert raised.value.message == ("RUN x: cannot keep the layer: new: No such file or directory")
+
+
+def test_a_process_that_dies_while_it_seals_is_one_line(bench: Bench) -> None:
+    def act(root: str) -> None:
+        Path(f"{root}/new").write_text("x" * 2000)
+
+    def kill(sealing: Sealing) -> None:
+        os.kill(sealing.pid, signal.SIGKILL)
+
+    with pytest.raises(RlessError) as raised:
+        bench.step(act, most=1000, meanwhile=kill)
+    assert raised.value.message == (
+        "RUN x: cannot keep the layer: the process that reads it was killed (signal 9)"
+    )

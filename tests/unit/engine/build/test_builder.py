@@ -12,6 +12,7 @@ import pytest
 from rootless.engine.build import builder
 from rootless.engine.build.builder import Builder
 from rootless.engine.build.messages import Receiver, sender
+from rootless.engine.build.step_process import UNSEALED
 from rootless.engine.build.steps import Base, CopyStep, Origin, RunStep, Stage, State
 from rootless.errors import RlessError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from rootless.engine.build.steps import Step
 
+BIG = "gives a layer that is sealed while the next step is done"
 LEAVES = "leaves something open"
 DIES = "dies"
 KILLED = "is killed"
@@ -60,8 +62,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                     os.kill(os.getpid(), signal.SIGKILL)
                 done += 1
                 # The chain has one more layer: who made it, from what, and what it was told.
+                if task["chain"][-1:] == [UNSEALED]:
+                    there = os.path.isdir(f"{site.scratch}/{task['number'] - 1}")
+                    task["chain"][-1] = f"{os.getpid()} sealed {there}"
                 before = task["chain"][-1:] or ["nothing"]
                 mine = f"{os.getpid()} {before[0].partition(' ')[0]} {task['chains']}"
+                if step.text == BIG and not task["is_last"]:
+                    mine = UNSEALED
                 say({"kind": "result", "key": "k", "chain": [*task["chain"], mine], "created": 1.0,
                      "cached": False, "keys": [], "goes_on": step.text != LEAVES})  # fmt: skip
                 if step.text == LEAVES:
@@ -122,6 +129,23 @@ def test_a_process_that_is_killed_while_it_waits_loses_nothing(site: Any) -> Non
     steps = (run(1), run(2, KILLED_WAITING), run(3))
     (pids,) = processes(site, steps)
     assert pids[0] != pids[1] == pids[2]
+
+
+def test_a_layer_is_sealed_while_the_process_does_the_next_step(site: Any) -> None:
+    """Its directory stays for as long; the last step of a process seals its own."""
+    (pids,) = processes(site, (run(1, BIG), run(2, BIG), copy(3), run(4, BIG)))
+    assert len(set(pids)) == 1
+    chain = Builder(site, lambda message: None).run()[0].state.chain
+    assert [layer.partition(" ")[2] for layer in chain[:2]] == ["sealed True"] * 2
+    assert UNSEALED not in chain
+    assert not [name for name in os.listdir(site.scratch) if name.isdigit()]
+    (pids,) = processes(site, (run(1, BIG), run(2, BIG, network="host")))
+    assert UNSEALED not in pids and len(set(pids)) == 2
+
+
+def test_a_process_that_is_killed_while_it_waits_and_seals_is_a_failure(site: Any) -> None:
+    with pytest.raises(RlessError, match=r"its process was killed \(signal 9\)"):
+        processes(site, (run(1, BIG), run(2, KILLED_WAITING), run(3)))
 
 
 @pytest.mark.parametrize(
