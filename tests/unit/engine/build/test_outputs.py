@@ -201,8 +201,11 @@ def test_delete_removes_what_is_not_in_the_result(tree: Path, tmp_path: Path) ->
     (dest / "file").write_text("x")
     (dest / "out").symlink_to(victim)
     (dest / "etc").symlink_to(victim)
+    (tree / "way").symlink_to(victim)  # a link of the result is no directory, wherever it leads
+    (dest / "way/sub").mkdir(parents=True)
     export(f"type=local,dest={dest},mode=delete", tree)
-    assert sorted(os.listdir(dest)) == ["bin", "etc", "link"]
+    assert sorted(os.listdir(dest)) == ["bin", "etc", "link", "way"]
+    assert os.readlink(dest / "way") == str(victim)
     assert (dest / "bin/su").read_text() == "su"
     assert not (dest / "etc").is_symlink()
     assert (victim / "sub").is_dir()

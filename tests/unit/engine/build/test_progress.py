@@ -187,12 +187,12 @@ def test_a_terminal_gets_no_escape_sequence_of_others(
         form,
         [
             {"kind": "warning", "text": evil},
-            {**STAGE, "name": evil},
+            {**STAGE, "name": evil, "platform": evil},
             {**RUN, "text": evil},
             {"kind": "wait", "id": 7, "why": evil},
             *(output(f"{evil}\n"), {**FAILED, "message": evil, "line": 1, "end_line": 1}),
         ],
-        (24, 60),
+        (24, 600),  # so that all is shown
         source=(evil, f"RUN {evil}"),
     )
     left = re.sub(r"\x1b\[\d+A\x1b\[J", "", text)  # ours
