@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,6 +202,30 @@ def test_cache_that_lies_is_not_believed(
         data = blob.read_bytes()
         if b"result" in data and data[:1] != b"{":
             blob.write_bytes(data.replace(b"xxx", b"yyy"))
+    done = second(text, "--cache-from", f"type=local,src={cache}").expect()
+    assert "without the caches that were brought" in done.err
+    assert second.run("sh", "-c", "tr -d x < result | wc -c") == "0\n"
+
+
+def test_cache_that_lies_of_what_its_blobs_hold_is_not_believed(
+    first: Builds, second: Builds, text: str, tmp_path: Path
+) -> None:
+    """Class 58: each blob has its digest, but not what the table says of it."""
+    cache = tmp_path / "cache"
+    blobs = cache / "blobs/sha256"
+
+    def put(data: bytes) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"digest": f"sha256:{digest}", "size": len(data)}
+
+    first(text, "--cache-to", f"type=local,dest={cache},mode=max,compression=uncompressed")
+    index = json.loads((cache / "index.json").read_text())
+    manifest = json.loads((blobs / index["manifests"][0]["digest"][7:]).read_text())
+    for layer in manifest["layers"]:
+        layer |= put((blobs / layer["digest"][7:]).read_bytes().replace(b"xxx", b"yyy"))
+    index["manifests"][0] |= put(json.dumps(manifest).encode())
+    (cache / "index.json").write_text(json.dumps(index))
     done = second(text, "--cache-from", f"type=local,src={cache}").expect()
     assert "without the caches that were brought" in done.err
     assert second.run("sh", "-c", "tr -d x < result | wc -c") == "0\n"
