@@ -24,7 +24,7 @@ import errno
 import os
 import stat
 
-from rootless.image.layer import owners
+from rootless.image.layer import owners, xattrs
 from rootless.image.layer.lookup import (
     OPAQUE_MARKER,
     OPAQUE_XATTR,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 ADDED, CHANGED, DELETED = "A", "C", "D"
 OPAQUE_XATTRS = (OPAQUE_XATTR, b"user.fuseoverlayfs.opaque")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_CLOCK = 20_000_000  # ns that the file system's clock may be behind
 _CHUNK = 1 << 20
 
 
@@ -322,8 +321,8 @@ class _Finder:
             return old.st_rdev == new.st_rdev
         if (old.st_size, old.st_mtime_ns) != (new.st_size, new.st_mtime_ns):
             return False
-        # Times can be set back, that of the last change cannot.
-        if new.st_ctime_ns <= self.part.since + _CLOCK:
+        # Times can be set back, that of the last change cannot; but it counts in ticks of the clock.
+        if new.st_ctime_ns < self.part.since:
             return True
         return self._same_contents(entry, before[1])
 
@@ -333,6 +332,8 @@ class _Finder:
         try:
             old_fd = self.below.open(entry.path, index)
             if new_fd < 0 or old_fd < 0 or owners.read(new_fd) is not None:
+                return False
+            if xattrs.read(new_fd) != xattrs.read(old_fd):
                 return False
             while True:
                 old, new = os.read(old_fd, _CHUNK), os.read(new_fd, _CHUNK)
