@@ -321,7 +321,7 @@ class _Finder:
             return old.st_rdev == new.st_rdev
         if (old.st_size, old.st_mtime_ns) != (new.st_size, new.st_mtime_ns):
             return False
-        # Times can be set back, that of the last change cannot; but it counts in ticks of the clock.
+        # Times can be set back, that of the last change cannot; it counts in ticks of the clock.
         if new.st_ctime_ns < self.part.since:
             return True
         return self._same_contents(entry, before[1])

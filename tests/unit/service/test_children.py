@@ -31,14 +31,14 @@ def served(monkeypatch: pytest.MonkeyPatch, body: Callable[[], Coroutine[Any, An
 def test_children_beyond_the_limit_wait(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slot: str, most: int
 ) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
     begun = tmp_path / "begun"
     begun.mkdir()
 
     def work() -> None:
         (begun / str(os.getpid())).touch()
-        with open(gate, "rb", buffering=0) as file:
+        with open(fifo, "rb", buffering=0) as file:
             file.read(1)  # until one is let through
 
     async def count(wanted: int) -> None:
@@ -48,7 +48,7 @@ def test_children_beyond_the_limit_wait(
         assert len(list(begun.iterdir())) == wanted
 
     async def body() -> None:
-        opened = os.open(gate, os.O_RDWR)
+        opened = os.open(fifo, os.O_RDWR)
         tasks = [asyncio.create_task(children.call(work, slot=slot)) for _ in range(most + 2)]
         await count(most)
         os.write(opened, b".")
