@@ -202,6 +202,8 @@ def test_the_ceiling_is_a_share_of_the_file_system(
     room = os.statvfs(workshop.root)
     most = prune_build_cache.ceiling(workshop.store)
     assert most == min(room.f_blocks * room.f_frsize // 10, 20 * 10**9)
+    monkeypatch.setattr(prune_build_cache, "_CEILING", 1 << 80)
+    assert prune_build_cache.ceiling(workshop.store) == room.f_blocks * room.f_frsize // 10
     remove(workshop.store, image.id, force=True, used=[])
     assert trim(workshop.root) == 0
     monkeypatch.setattr(prune_build_cache, "_CEILING", 1500)

@@ -67,6 +67,24 @@ def test_copy_from_a_stage_that_gives_the_same_is_cached(build: Builds) -> None:
     assert cached(build(stage.format(seed()) + copy).expect()) == 2
 
 
+def test_without_the_cache_nothing_is_looked_up_but_all_is_kept(build: Builds) -> None:
+    text = "FROM localhost/base:1\nRUN cat /proc/sys/kernel/random/uuid > /out\nRUN cat /out > /copy\n"
+    build(text).expect()
+    before = build.run("cat", "/out")
+    assert cached(build(text, "--no-cache").expect()) == 0
+    after = build.run("cat", "/out")
+    assert after != before
+    assert cached(build(text).expect()) == 2
+    assert build.run("cat", "/out") == after
+
+
+def test_failed_step_is_not_kept_but_all_before_it_is(build: Builds) -> None:
+    text = f"FROM localhost/base:1\nRUN echo {time.time_ns()} > /out\nRUN test -e /none\n"
+    assert "did not complete" in build(text).expect(1).err
+    done = build(text).expect(1)
+    assert cached(done) == 1 and "did not complete" in done.err
+
+
 def test_stage_without_the_cache_is_seen_by_those_that_use_it(build: Builds) -> None:
     text = (
         "FROM localhost/base:1 AS made\n"
