@@ -361,8 +361,8 @@ def _layout_files(images: Mapping[str, Image]) -> dict[str, bytes]:
     return files
 
 
-def saved_layers(path: Path) -> list[dict[str, tuple[int, int]]]:
-    """Return uid and gid of the files in each layer of an archive that `save` has written."""
+def saved_members(path: Path) -> list[dict[str, tarfile.TarInfo]]:
+    """Return the members of each layer of an archive that `save` has written, by their names."""
     layers = []
     with tarfile.open(path) as archive:
 
@@ -374,8 +374,15 @@ def saved_layers(path: Path) -> list[dict[str, tuple[int, int]]]:
         (image,) = json.loads(read("manifest.json"))
         for name in image["Layers"]:
             with tarfile.open(fileobj=io.BytesIO(read(name))) as layer:
-                layers.append({one.name: (one.uid, one.gid) for one in layer})
+                layers.append({one.name: one for one in layer})
     return layers
+
+
+def saved_layers(path: Path) -> list[dict[str, tuple[int, int]]]:
+    """Return uid and gid of the files in each layer of such an archive."""
+    return [
+        {name: (one.uid, one.gid) for name, one in layer.items()} for layer in saved_members(path)
+    ]
 
 
 def write_docker_archive(

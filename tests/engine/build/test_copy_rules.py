@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tarfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.lib import images
 from tests.lib.builds import NAME, Builds
 
 if TYPE_CHECKING:
@@ -166,14 +166,8 @@ def test_attributes_and_capabilities_are_kept(
     ).expect()
     saved = tmp_path / "saved.tar"
     rless("save", "-q", "-o", str(saved), NAME).expect()
-    found = {}
-    with tarfile.open(saved) as archive:
-        for one in archive:
-            stream = archive.extractfile(one) if one.size > 1024 else None
-            if stream is not None:
-                with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=stream) as layer:
-                    found |= {member.name: member.pax_headers for member in layer}
-    given, noted = found["kept/given"], found["kept/noted"]
+    top = images.saved_members(saved)[-1]
+    given, noted = (top[f"kept/{name}"].pax_headers for name in ("given", "noted"))
     assert given["SCHILY.xattr.user.note"] == "archive"
     kept = given["SCHILY.xattr.security.capability"]
     assert kept.encode("utf-8", "surrogateescape") == capability

@@ -110,6 +110,27 @@ def test_owners_are_the_same_with_each_driver(
     }
 
 
+@pytest.mark.needs("compiler")
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_capabilities_that_a_run_gives_are_kept(
+    rless: Product, context: Path, tmp_path: Path, driver: str
+) -> None:
+    """Also where the file is otherwise as it was."""
+    program = static_program("tests/lib/set_capability.c").read_bytes()
+    (context / "set-capability").write_bytes(program)
+    (context / "set-capability").chmod(0o755)
+    text = (
+        f"FROM localhost/base:1\nCOPY set-capability /bin/\nRUN echo {driver} >/old\n"
+        "RUN set-capability /old && touch /new && set-capability /new && touch /none\n"
+    )
+    build(rless, context, text, "--network=none", env={"RLESS_STORAGE_DRIVER": driver})
+    rless("save", "-q", "-o", str(tmp_path / "saved.tar"), "localhost/owned:1").expect()
+    top = images.saved_members(tmp_path / "saved.tar")[-1]
+    name = "SCHILY.xattr.security.capability"
+    found = {path: name in member.pax_headers for path, member in top.items()}
+    assert found == {"new": True, "none": False, "old": True}
+
+
 def test_files_of_the_image_have_no_attribute_of_ours(
     rless: Product, context: Path, tmp_path: Path
 ) -> None:
