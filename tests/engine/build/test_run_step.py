@@ -363,8 +363,10 @@ def test_changed_directory_of_a_mount_point_stays(bare: Room) -> None:
 
 def test_nothing_is_left_running(room: Room) -> None:
     """Class 64: it has a pid namespace, which ends with its first process."""
-    ran = room.run("sh -c 'sleep 1000' & echo done", network="none")
-    assert (ran.code, ran.out) == (0, "done\n")
+    mark = f"100{os.getpid()}.75"
+    ran = room.run(f"setsid sleep {mark} & echo done", network="none")
+    assert (ran.error, ran.code, ran.out) == ("", 0, "done\n")
+    assert not _processes_with(mark)
 
 
 def test_output_that_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
