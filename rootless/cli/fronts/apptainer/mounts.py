@@ -91,7 +91,7 @@ class Places:
         if asked is None and self._contain:
             self._add(self._empty(target, "home", 0o700))
         elif asked is not None:
-            self._add(Mount("bind", source, target))
+            self._add(_mount(source, target, False, "--home"))
         elif self._site.get("home", True) and own not in SYSTEM - {"/root"}:
             if os.path.isdir(own):
                 self._add(Mount("bind", own, target))

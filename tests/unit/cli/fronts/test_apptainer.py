@@ -142,6 +142,8 @@ def test_home_and_working_directory(outside: Path) -> None:
     assert other.home == "/abc"
     assert str(outside / "work") in other.mounts  # under its own name
     assert str(outside) not in places("--no-home").mounts
+    with pytest.raises(RlessError, match=r"--home: .*there is no such file"):
+        places("--home", str(outside / "nothere"))
     contained = places("--contain")
     assert contained.mounts[str(outside)].type == "tmpfs"
     assert contained.workdirs == (str(outside), "/")
