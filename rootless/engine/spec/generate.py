@@ -220,11 +220,10 @@ def environment(request: RunRequest, image: dict[str, Any], inputs: SpecInputs) 
     for name in request.env_remove:
         variables.pop(name, None)
     if request.env_unset:
-        from rootless.engine.spec.hpc import matches
+        from rootless.engine.spec.hpc import matcher
 
-        variables = {
-            name: value for name, value in variables.items() if not matches(name, request.env_unset)
-        }
+        unset = matcher(request.env_unset)
+        variables = {name: value for name, value in variables.items() if not unset(name)}
     for entry in (*inputs.env, *request.env, *inputs.env_over):
         name, _, value = entry.partition("=")
         variables[name] = value

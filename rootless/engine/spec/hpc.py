@@ -16,7 +16,7 @@ from rootless.linux.files import umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from rootless.engine.request import RunRequest
@@ -189,20 +189,30 @@ def host_environment() -> list[str]:
 
 def matching(patterns: Iterable[str]) -> list[str]:
     """Return the caller's variables whose names match one of the patterns, as NAME=VALUE."""
-    wanted = list(patterns)
-    return [f"{name}={value}" for name, value in os.environ.items() if matches(name, wanted)]
+    matches = matcher(patterns)
+    return [f"{name}={os.environ[name]}" for name in os.environ if matches(name)]
 
 
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a name matches one of the patterns: a shell's, `*`, `?` and `[…]`."""
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return what tells whether a name matches a pattern: a shell's, with `*`, `?` and `[…]`."""
+    names, starts, others = set(), [], []
     for pattern in patterns:
         start = pattern.removesuffix("*")
-        if not any(char in start for char in "*?["):
-            if name == pattern or (start != pattern and name.startswith(start)):
-                return True
-            continue
+        if "*" in start or "?" in start or "[" in start:
+            others.append(pattern)
+        elif start != pattern:
+            starts.append(start)
+        else:
+            names.add(pattern)
+    begin = tuple(starts)  # asked for each variable of the caller, who may have hundreds
+
+    def matches(name: str) -> bool:
+        if name in names or name.startswith(begin):
+            return True
+        if not others:
+            return False
         from fnmatch import fnmatchcase  # loads `re`: only for patterns of another form
 
-        if fnmatchcase(name, pattern):
-            return True
-    return False
+        return any(fnmatchcase(name, pattern) for pattern in others)
+
+    return matches
