@@ -78,3 +78,18 @@ def test_it_says_why_there_is_no_pasta(program: str, tmp_path: Path) -> None:
     path = str(tmp_path / "none")
     done = begin(program, path, b"/net\n/user\n")
     assert done == (127, "", f"{path}: No such file or directory\n")
+
+
+def test_a_confined_pasta_inherits_its_namespaces(program: str) -> None:
+    """That of Debian 12 may open none of another process, where AppArmor is on."""
+    profiles = [path.name for path in Path("/etc/apparmor.d").glob("usr.bin.pas*")]
+    net, user = "/proc/self/ns/net", "/proc/self/ns/user"
+    code, said, error = begin(program, "/bin/echo", f"{net}\n{user}\n".encode())
+    if profiles == ["usr.bin.passt"]:
+        net, user = "/proc/self/fd/3", "/proc/self/fd/4"
+    assert (code, said, error) == (0, f"--netns {net} --userns {user} -4\n", "")
+
+
+def test_pasta_says_what_is_no_namespace(program: str) -> None:
+    done = begin(program, "/bin/echo", b"/none\n/nor this\n")
+    assert done == (0, "--netns /none --userns /nor this -4\n", "")
