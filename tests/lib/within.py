@@ -16,7 +16,6 @@ from pathlib import Path
 from tests.lib import machine
 from tests.lib.compiled import ROOT
 
-_LIMIT = 3600.0  # seconds
 _OWN = """chown -R alice: /opt/tree && mkdir -p /run/rless-tests && chown alice: /run/rless-tests"""
 _RUN = """cd /opt/tree && exec systemd-run --user --scope --quiet -p Delegate=yes sh -c '
     group=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)
@@ -24,7 +23,11 @@ _RUN = """cd /opt/tree && exec systemd-run --user --scope --quiet -p Delegate=ye
     for name in cpu cpuset io memory pids; do echo +$name; done | while read -r one; do
         echo "$one" >$group/cgroup.subtree_control; done 2>/dev/null
     export RLESS_TEST_CGROUP=$group
-    exec .venv/bin/python3 -m pytest -p no:cacheprovider --timeout=900 "$@" 2>&1' - """
+    exec .venv/bin/python3 -m pytest -p no:cacheprovider --timeout=900 "$@"' - """
+# What they have said after SEEN bytes: waits a while for it, so that nothing is asked in vain.
+_NEWS = """for try in $(seq 25); do
+    [ ! -e /tmp/code ] && [ "$(stat -c %s /tmp/said)" = SEEN ] || break; sleep 0.2; done
+    tail -c +$((SEEN + 1)) /tmp/said"""
 
 
 def main() -> int:
@@ -33,9 +36,22 @@ def main() -> int:
         machine.write_payload(Path(name, "payload.tar"), _add_tests)
         with machine.Machine(Path(name)) as booted:
             booted.run(_OWN, "root").expect()
-            done = booted.run(_RUN + shlex.join(sys.argv[1:]), timeout=_LIMIT)
-    sys.stdout.buffer.write(done.raw)
-    return done.code
+            return _follow(booted, _RUN + shlex.join(sys.argv[1:]))
+
+
+def _follow(booted: machine.Machine, script: str) -> int:
+    """Run a script as alice, write what it says while it does so, and return its exit code."""
+    booted.run("install -o alice /dev/null /tmp/said", "root").expect()
+    booted.start(f"({script}) >/tmp/said 2>&1; echo $? >/tmp/code")
+    seen = 0
+    while True:
+        code = booted.run("cat /tmp/code 2>/dev/null", "root").out  # nothing is said after it
+        news = booted.run(_NEWS.replace("SEEN", str(seen)), "root").expect().raw
+        seen += len(news)
+        sys.stdout.buffer.write(news)
+        sys.stdout.flush()
+        if code.strip():
+            return int(code)
 
 
 def _add_tests(payload: Path) -> None:
@@ -44,7 +60,8 @@ def _add_tests(payload: Path) -> None:
     left = (".git", ".venv", "bin", "build", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*left))
     (installed,) = payload.glob("opt/rless/lib/*/site-packages/rootless/bin")
-    shutil.copytree(installed, tree / "rootless/bin")
+    # With the compiled modules: hundreds of tests start a Python that would compile them each time.
+    shutil.copytree(installed.parent, tree / "rootless", dirs_exist_ok=True)
     environment = tree / ".venv"
     (environment / "bin").mkdir(parents=True)
     (environment / "bin/python3").symlink_to("/usr/bin/python3")
