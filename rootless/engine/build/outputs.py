@@ -66,7 +66,7 @@ class Output(Frozen, kw_only=True):
         delete: remove what is in the directory and not in the result.
         directory: an OCI layout as a directory, no archive of it.
         names: of the image. push: to the registries of all its names.
-        compression: of the layers, or of the file; "": the usual one. level: of it.
+        compression: of the layers, or of the file; "": none. None: the usual one. level: of it.
         docker: a push has Docker's media types.
         annotations: of the manifest: (key, value). of_index: of the index of several platforms.
         rewrite_timestamp: no time in new layers is later than SOURCE_DATE_EPOCH.
@@ -80,7 +80,7 @@ class Output(Frozen, kw_only=True):
     directory: bool = False
     names: tuple[str, ...] = ()
     push: bool = False
-    compression: str = ""
+    compression: str | None = None
     level: int | None = None
     docker: bool = False
     annotations: tuple[tuple[str, str], ...] = ()
@@ -273,13 +273,13 @@ def _made(kind: str, options: dict[str, str]) -> Output:
         raise RlessError(f"--output: mode={escape(mode)} is neither copy nor delete")
     names = tuple(name for name in options.get("name", "").split(",") if name)
     compression = _compression(kind, options.get("compression", ""))
-    if not compression and (
+    if compression is None and (
         "compression-level" in options or _is("force-compression", options, False)
     ):
         compression = "gzip"
     docker = not _is("oci-mediatypes", options, True)
-    if docker and (kind == "oci" or compression == "zstd"):
-        what = "an OCI archive" if kind == "oci" else "compression=zstd"
+    if docker and (kind == "oci" or compression not in (None, "gzip")):
+        what = "an OCI archive" if kind == "oci" else f"compression={compression or 'uncompressed'}"
         raise RlessError(f"--output: oci-mediatypes=false is not for {what}")
     return Output(
         kind="image" if kind == "registry" or (kind == "docker" and not dest) else kind,
@@ -289,7 +289,7 @@ def _made(kind: str, options: dict[str, str]) -> Output:
         names=names,
         push=kind == "registry" or _is("push", options, False),
         compression=compression,
-        level=read_level("--output", compression, options.get("compression-level", "")),
+        level=read_level("--output", compression or "", options.get("compression-level", "")),
         docker=docker,
         rewrite_timestamp=_is("rewrite-timestamp", options, False),
         keep_owners=_is("keep-owners", options, False),
@@ -297,19 +297,17 @@ def _made(kind: str, options: dict[str, str]) -> Output:
     )
 
 
-def _compression(kind: str, value: str) -> str:
-    known: tuple[str, ...] = _COMPRESSIONS
+def _compression(kind: str, value: str) -> str | None:
+    known: tuple[str, ...] = (*_COMPRESSIONS, "uncompressed")
     if kind in _FILES:
         from rootless.engine.images.flatten import COMPRESSIONS
 
         known = COMPRESSIONS
-    if kind == "oci":
-        known = (*known, "uncompressed")
     if value and value not in known:
         raise RlessError(
             f"--output: compression={escape(value)} is not supported", f"use {' or '.join(known)}"
         )
-    return "" if value == "uncompressed" else value
+    return "" if value == "uncompressed" else value or None
 
 
 def _is(key: str, options: dict[str, str], default: bool) -> bool:
@@ -520,7 +518,7 @@ def export_image(
     from rootless.image.model.packing import Packing
 
     packing = Packing(
-        output.compression or None,
+        output.compression,
         level=output.level,
         docker=output.docker,
         annotations=dict(output.annotations),
@@ -551,7 +549,7 @@ def export_image(
             output.dest,
             sif=output.kind == "sif",
             deffile=apptainer.definition(names[0]) if names else "",
-            compression=output.compression,
+            compression=output.compression or "",
             keep_owners=output.keep_owners,
             force=True,
         )

@@ -284,13 +284,15 @@ class _Push:
 
     def _compression(self, layer: _Layer) -> str:
         """Return how a layer is compressed where that has to be done."""
-        found = self._packing.compression or _compression_of(layer.original)
+        if self._packing.compression is not None:
+            return self._packing.compression
+        found = _compression_of(layer.original)
         return found if found in LEVELS else "gzip"
 
     def _may_keep(self, descriptor: Descriptor) -> bool:
         kind = _compression_of(descriptor)
         wanted = self._packing.compression
-        return wanted is None or kind in (wanted, "foreign")
+        return wanted is None or kind in (wanted or "none", "foreign")
 
     def _neighbours(self, digest: str) -> list[str]:
         """Return repositories of this registry from which the store has pulled a blob."""

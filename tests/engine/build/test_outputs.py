@@ -96,7 +96,14 @@ def test_what_cannot_be_is_refused(rless: Product, words: list[str], message: st
 
 
 @pytest.mark.needs("skopeo")
-@pytest.mark.parametrize("keys", ["compression=zstd", "oci-mediatypes=false,compression-level=2"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "compression=zstd",
+        "compression=uncompressed",
+        "oci-mediatypes=false,compression-level=2",
+    ],
+)
 def test_skopeo_reads_what_is_pushed(
     build: Builds, registry: str, tmp_path: Path, keys: str
 ) -> None:

@@ -97,7 +97,7 @@ def rless_layers(workshop: Workshop, image: StoredImage) -> list[str]:
 # -- from the store to a registry and back -----------------------------------------------------
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@pytest.mark.parametrize("compression", ["gzip", "zstd", ""])
 def test_image_of_an_archive_is_pushed(
     workshop: Workshop, registry_host: str, compression: str, tmp_path: Path
 ) -> None:
@@ -105,13 +105,19 @@ def test_image_of_an_archive_is_pushed(
     made = images.busybox_image([layer({"a/b": images.File("x", uid=7, mode=0)})])
     path = images.write_docker_archive(made, tmp_path / "archive.tar")
     image = workshop.pull(f"docker-archive:{path}")
-    name = f"{registry_host}/archive:{compression}"
+    tag = compression or "none"
+    name = f"{registry_host}/archive:{tag}"
     digest, lines = send(workshop, image, name, compression=compression)
-    data, kind = manifest(registry_host, "archive", compression)
+    data, kind = manifest(registry_host, "archive", tag)
     assert sha256(data) == digest and kind == OCI_MANIFEST
     document = json.loads(data)
     assert document["config"]["digest"] == made.id == image.id
-    assert [one["mediaType"].rpartition("+")[2] for one in document["layers"]] == [compression] * 2
+    plain = "application/vnd.oci.image.layer.v1.tar"
+    kinds = [one["mediaType"] for one in document["layers"]]
+    assert kinds == [f"{plain}+{compression}" if compression else plain] * 2
+    if not compression:
+        tars = json.loads(made.config_data)["rootfs"]["diff_ids"]
+        assert [one["digest"] for one in document["layers"]] == tars
     assert sum(line.endswith(": Pushed") for line in lines) == 2
     again = Workshop(tmp_path / "again")
     assert again.pull(name).id == image.id

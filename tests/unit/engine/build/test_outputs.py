@@ -42,7 +42,11 @@ def facts(output: Output) -> dict[str, Any]:
         ('type=tar,"dest=/a,b.tar"', {"kind": "tar", "dest": "/a,b.tar"}),
         ("type=oci,dest=/x,tar=false", {"kind": "oci", "dest": "/x", "directory": True}),
         ("type=oci,compression=zstd", {"kind": "oci", "dest": "-", "compression": "zstd"}),
-        ("type=oci,compression=uncompressed", {"kind": "oci", "dest": "-"}),
+        ("type=oci,compression=uncompressed", {"kind": "oci", "dest": "-", "compression": ""}),
+        (
+            "type=registry,name=a,compression=uncompressed",
+            {"kind": "image", "names": ("a",), "push": True, "compression": ""},
+        ),
         ("type=docker,dest=/x.tar", {"kind": "docker", "dest": "/x.tar"}),
         ("type=docker", {"kind": "image"}),
         ("type=image,name=a:1,push=true", {"kind": "image", "names": ("a:1",), "push": True}),
@@ -72,7 +76,10 @@ def test_shorthands_add_to_what_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "known"),
-    (("oci", "gzip or zstd or uncompressed"), ("image", "gzip or zstd")),
+    (
+        ("oci", "gzip or zstd or uncompressed"),
+        ("image", "gzip or zstd or uncompressed"),
+    ),
 )
 def test_compressions_that_there_are_are_named(kind: str, known: str) -> None:
     with pytest.raises(RlessError) as caught:
