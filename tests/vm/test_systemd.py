@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -86,6 +87,14 @@ COME_BACK = rf"""
         await "systemctl --user is-active -q $unit"
     done
     rless inspect {STATES} web always-on always-off unless-stopped-on unless-stopped-off"""
+# A helper that stays for two seconds after all others of its group.
+LATE = r"""
+    echo $$ >"$1"; others=1
+    while [ "$others" ]; do
+        sleep 0.1; others=
+        while read pid; do [ $pid = $$ ] || others=1; done <"$1"
+    done
+    sleep 2"""
 BACK = [
     "/web running 0",
     "/always-on running 0",
@@ -136,11 +145,11 @@ def test_containers_come_back_after_reboot_and_power_cut(machine: Machine) -> No
         rless start young; $RUN --name gone $IMAGE echo here
         ls ~/.local/share/rless/run | wc -l
         members=$SLICE/rless-restart.service/supervisor/cgroup.procs; before=$(wc -l <$members)
-        systemd-run --user -q sh -c "echo 0 >$members; exec sleep 3"
+        printf %s $LATE >/tmp/late; systemd-run --user -q sh /tmp/late $members
         await '[ $(wc -l <$members) -gt $before ]'
         systemctl --user stop rless-restart; ls -d $SLICE/rless-restart.service"""
     )
-    done = machine.run(script(text, STATES=STATES, SLICE=SLICE))
+    done = machine.run(script(text, STATES=STATES, SLICE=SLICE, LATE=shlex.quote(LATE)))
     # The last line prints nothing: no group of the unit is left behind by a helper that is late.
     ends = ["/made created 0", "/young exited 137", "/over exited 7", "the machine went down"]
     assert done.lines() == [*BACK, "1", "1", *ends, "young", "here", "1"], done
