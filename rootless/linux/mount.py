@@ -27,6 +27,10 @@ from rootless.linux.call import (
     syscall,
 )
 
+# A directory that can hold the writable layer of a union takes this attribute. fuse-overlayfs
+# refuses it to others: it takes their whiteouts for its own, and can hold none.
+UNION_XATTR = "user.fuseoverlayfs.rless"
+
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4

@@ -5,11 +5,12 @@ It is for kernels before 5.11, and for file systems that overlayfs refuses as it
 
 from __future__ import annotations
 
+import errno
 import os
 
-from rootless.errors import RlessError
+from rootless.errors import RlessError, SyscallError
 from rootless.linux import programs
-from rootless.rootfs import fuse
+from rootless.rootfs import fuse, overlay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def mount(
 
     Raises:
         RlessError: the program or /dev/fuse is missing, or it ended; what it said.
+        SyscallError: EPERM: the workspace lies on fuse-overlayfs itself.
     """
     program = programs.find(PROGRAM)
     if program is None:
@@ -47,6 +49,11 @@ def mount(
     if not layers:
         layers = [f"{workspace}/empty"]
         os.makedirs(layers[0], 0o700, exist_ok=True)
+    try:
+        overlay.check_attributes(f"{workspace}/work")
+    except SyscallError as error:
+        if error.errno == errno.EPERM:  # upon itself; it needs no attributes elsewhere
+            raise
     lower = ":".join(_quote(layer) for layer in reversed(layers))
     options = (
         f"lowerdir={lower},upperdir={_quote(workspace)}/upper,workdir={_quote(workspace)}/work"

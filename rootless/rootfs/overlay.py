@@ -59,6 +59,18 @@ def prepare(workspace: str, like: str | None, mount_point: bool = True) -> None:
         raise SyscallError(f"cannot prepare {error.filename}", error.errno or 0) from error
 
 
+def check_attributes(place: str) -> None:
+    """See that a directory takes the attributes that a union needs.
+
+    Raises:
+        SyscallError: EOPNOTSUPP: it takes none; EPERM: it lies on fuse-overlayfs.
+    """
+    try:
+        os.setxattr(place, mounts.UNION_XATTR, b"")
+    except OSError as error:
+        raise SyscallError("setxattr(user.*)", error.errno or 0) from error
+
+
 def look_like(upper: str, like: str | None) -> None:
     """Give `upper` the owner and mode of the directory `like`; None: of a usual root."""
     uid, gid, mode = 0, 0, 0o755
@@ -92,10 +104,7 @@ def mount(
     """
     # Without user xattrs the mount would succeed, and `mkdir` over a deleted directory fail.
     work = f"{workspace}/work"
-    try:
-        os.setxattr(work, "user.rless", b"")
-    except OSError as error:
-        raise SyscallError("setxattr(user.*)", error.errno or 0) from error
+    check_attributes(work)
     if not layers:
         # The kernel wants one lower layer at least.
         layers = [f"{workspace}/empty"]

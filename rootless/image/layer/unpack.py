@@ -35,6 +35,7 @@ from rootless.image.layer.tar_reader import (
     TarReader,
 )
 from rootless.image.model import limits
+from rootless.linux.mount import UNION_XATTR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -457,10 +458,7 @@ class Unpacker:
         if self._overlay:
             os.mknod(victim, stat.S_IFCHR, 0, dir_fd=dir_fd)
         else:
-            try:
-                os.close(os.open(name, _CREATE, 0o600, dir_fd=dir_fd))
-            except FileExistsError:
-                pass
+            _mark(parent, name, dir_fd)
         self._view.forget_lower()
 
     def _set_opaque(self, path: bytes) -> None:
@@ -469,10 +467,7 @@ class Unpacker:
             if self._overlay:
                 os.setxattr(fd, OPAQUE_XATTR, b"y")
             else:
-                try:
-                    os.close(os.open(OPAQUE_MARKER, _CREATE, 0o600, dir_fd=fd))
-                except FileExistsError:
-                    pass
+                _mark(path, OPAQUE_MARKER, fd)
         finally:
             os.close(fd)
         self._view.set_opaque(path)
@@ -505,10 +500,24 @@ def normalise(name: bytes) -> bytes:
     return name
 
 
+def _mark(parent: bytes, name: bytes, dir_fd: int) -> None:
+    """Make a whiteout in the form of an archive."""
+    try:
+        os.close(os.open(name, _CREATE, 0o600, dir_fd=dir_fd))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        what = f"cannot keep {_show(parent, name)}, which hides a file of a lower layer"
+        raise RlessError(what, limits.NO_WHITEOUTS) from error
+
+
 def supports_overlay_whiteouts(dir_fd: int) -> bool:
     """Tell whether overlayfs' whiteouts can be kept in this directory, by trying."""
     name = b".probe"
     try:
+        os.setxattr(dir_fd, UNION_XATTR, b"")  # else the node would stay, and the directory with it
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=dir_fd)
         os.unlink(name, dir_fd=dir_fd)
         os.mkdir(name, 0o700, dir_fd=dir_fd)

@@ -19,6 +19,9 @@ NOT_WRITABLE = "set RLESS_STORAGE to a directory that you can write to"
 # A server of a home that squashes root refuses what belongs to others.
 NO_OWNERS = "set RLESS_STORAGE to a local directory: {} refuses foreign owners"
 
+# fuse-overlayfs takes each name of a whiteout for one of its own.
+NO_WHITEOUTS = "set RLESS_STORAGE to a local directory that is no union mount"
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
