@@ -20,13 +20,19 @@ class Host(NamedTuple):
     Attributes:
         title: what the table of docs/hosts.md calls it.
         setup: a script for root, run before anything else.
+        disk: a script for root that changes its disk, once: the machine boots from it then.
+        kernel: arguments of the kernel that boots from that disk.
         processor: as uname(2) has it, if it is not that of this machine.
+        seen: a script for root after the tour: what it prints is reported.
         storage: where a user keeps images and containers once rless has said that the home cannot.
     """
 
     title: str
     setup: str = ""
+    disk: str = ""
+    kernel: str = "audit=0"
     processor: str = ""
+    seen: str = ""
     storage: str = ""
 
 
@@ -62,6 +68,19 @@ _MOVE = "mkdir -p /srv/home && cp -a /home/alice /srv/home/ && cd / &&"
 _SSHD = """mkdir -p /run/sshd && systemd-run -q --unit sshd-host \\
     unshare --mount --propagation private /usr/sbin/sshd -D"""
 
+# A user comes in by ssh, whose PAM gives the type that the policy has for a login.
+_LABELLED = r"""
+printf 'SELINUX=enforcing\nSELINUXTYPE=default\n' >/etc/selinux/config
+cat >/usr/local/bin/su <<'X'
+#!/bin/sh
+exec ssh -q -i /root/key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+    "$2@localhost" "$4"
+X
+chmod 755 /usr/local/bin/su
+rm /etc/systemd/system/ssh.service && systemctl -q enable ssh auditd
+cd / && setfiles -F /etc/selinux/default/contexts/files/file_contexts /"""
+_DENIALS = "ausearch -i -m avc,user_avc,selinux_err -ts boot 2>&1 | tail -n 40"
+
 HOSTS = {
     "": Host(""),
     "confined": Host("users confined by AppArmor, as on Ubuntu 23.10 and later", _CONFINED),
@@ -89,6 +108,13 @@ HOSTS = {
         f"""{_MOVE} mkdir -p /srv/upper /srv/work && chown alice:alice /srv/upper
         fuse-overlayfs -o allow_other,lowerdir=/srv/home/alice,upperdir=/srv/upper \\
             -o workdir=/srv/work /home/alice""",
+    ),
+    "selinux": Host(
+        "SELinux enforcing",
+        "restorecon -RF /opt/rless /opt/images && [ $(getenforce) = Enforcing ]",
+        disk=_LABELLED,
+        kernel="security=selinux enforcing=1 audit=1",
+        seen=_DENIALS,
     ),
     "aarch64": Host("aarch64", processor="aarch64"),
 }

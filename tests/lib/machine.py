@@ -117,10 +117,10 @@ class Machine:
             self._socket.close()
         self._qemu = self._socket = None
 
-    def _switch_on(self, *more: str) -> None:
+    def _switch_on(self, *more: str, kernel: str | None = None) -> None:
         port = self.directory / "port"
         port.unlink(missing_ok=True)
-        self._qemu = subprocess.Popen([*self._command(), *more], stdin=subprocess.DEVNULL)
+        self._qemu = subprocess.Popen([*self._command(kernel), *more], stdin=subprocess.DEVNULL)
         self._answers = {}
         while not port.exists():
             assert self._qemu.poll() is None, "qemu has ended"
@@ -129,7 +129,8 @@ class Machine:
         self._socket.connect(os.fspath(port))
         threading.Thread(target=self._listen, args=(self._socket,), daemon=True).start()
 
-    def _command(self) -> list[str]:
+    def _command(self, kernel: str | None = None) -> list[str]:
+        kernel = hosts.chosen().kernel if kernel is None else kernel
         here, cache = self.directory, self.cache
         accel = os.environ.get("RLESS_VM_ACCEL", "tcg,thread=multi,tb-size=512")
         console = "ttyS0"
@@ -143,7 +144,7 @@ class Machine:
             "-display", "none", "-no-reboot",
             "-kernel", f"{cache}/vmlinuz", "-initrd", f"{cache}/initrd",
             "-append", f"console={console} quiet mitigations=off random.trust_cpu=on panic=-1"
-            " audit=0",
+            f" {kernel}",
             "-serial", f"file:{here}/console",
             "-drive", f"file={here}/disk,format=qcow2,if=virtio",
             "-drive", f"file={self.payload},format=raw,if=virtio,readonly=on",
@@ -168,7 +169,8 @@ class Machine:
         words = " ".join(self._command()).replace(os.fspath(self.payload), "/payload.tar")
         words = words.replace(os.fspath(self.directory), "")
         disk = (self.cache / "stamp").read_text()
-        return hashlib.sha256(f"{version!r} {words} {disk} {_SETTLE}".encode()).hexdigest()
+        seen = f"{version!r} {words} {disk} {_SETTLE}{hosts.chosen().disk}"
+        return hashlib.sha256(seen.encode()).hexdigest()
 
     def is_saved(self) -> bool:
         """Tell whether there is a state that fits."""
@@ -179,10 +181,16 @@ class Machine:
 
     def save(self) -> None:
         """Boot it, and keep its state: the memory, and a layer of the disk."""
+        host = hosts.chosen()
         (self.cache / "state.key").unlink(missing_ok=True)
         with open(self.payload, "wb") as file:
             file.truncate(_PAYLOAD)
         self._make_disk()
+        if host.disk:
+            self._switch_on(kernel="")
+            self._await(0, _BOOT)
+            self.run(f"{host.disk}\nsync", "root").expect()
+            self.cut()
         console = self.directory / "monitor"
         self._switch_on("-monitor", f"unix:{console},server=on,wait=off")
         self._await(0, _BOOT)

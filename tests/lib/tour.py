@@ -127,6 +127,8 @@ def main() -> int:
             _see_refusal(machine)
             tools += f"export RLESS_STORAGE={host.storage}\n"
         failed = [step.name for step in STEPS if not _take(machine, step, tools)]
+        if host.seen:
+            print(machine.run(host.seen, "root").out, file=sys.stderr)
     title = ", ".join(filter(None, (system, host.title)))
     versions = f"Linux {kernel}, Python {python}, pasta {pasta}"
     seen = f"{len(STEPS) - len(failed)} of {len(STEPS)}"
