@@ -20,8 +20,11 @@ def served(monkeypatch: pytest.MonkeyPatch, body: Callable[[], Coroutine[Any, An
     """Run a coroutine on a loop that waits for its children, as the service does."""
 
     async def run() -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, children.reap)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, children.reap)
         await asyncio.wait_for(body(), 60)
+        await asyncio.gather(*children._ended.values())  # they end after they have answered
+        loop.remove_signal_handler(signal.SIGCHLD)
 
     monkeypatch.setattr(children, "_slots", {})
     asyncio.run(run())
