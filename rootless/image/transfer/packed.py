@@ -7,14 +7,8 @@ it lies where a build keeps such hints, and goes with them.
 
 from __future__ import annotations
 
-import hashlib
-
-from rootless import jsontext
-from rootless.errors import RlessError
-from rootless.image.model import limits
 from rootless.image.model.digest import is_digest
-from rootless.linux import files
-from rootless.paths import private_dir
+from rootless.image.store import hints
 
 
 class Packed:
@@ -25,16 +19,11 @@ class Packed:
     """
 
     def __init__(self, root: str) -> None:
-        self._directory = f"{root}/build/content"
+        self._root = root
 
     def find(self, diff_id: str, compression: str, level: int | None) -> tuple[str, int] | None:
         """Return digest and size of the blob that a layer became; None: nobody knows."""
-        try:
-            with open(self._path(diff_id, compression, level), "rb") as file:
-                found = jsontext.loads(file.read(limits.USER_FILE_BYTES))
-        except (OSError, ValueError, RlessError):
-            return None
-        match found:
+        match hints.find(self._root, "packed", f"{diff_id} {compression} {level}"):
             case {"digest": str(digest), "size": int(size)} if is_digest(digest) and size > 0:
                 return digest, size
         return None
@@ -43,13 +32,5 @@ class Packed:
         self, diff_id: str, compression: str, level: int | None, digest: str, size: int
     ) -> None:
         """Keep what a layer became; where that fails, it is compressed again."""
-        said = jsontext.dumps({"digest": digest, "size": size})
-        try:
-            private_dir(self._directory)
-            files.write(self._path(diff_id, compression, level), said.encode())
-        except (OSError, RlessError):
-            pass  # a full disk
-
-    def _path(self, diff_id: str, compression: str, level: int | None) -> str:
-        key = hashlib.sha256(f"{diff_id} {compression} {level}".encode()).hexdigest()
-        return f"{self._directory}/packed-{key}"
+        said = {"digest": digest, "size": size}
+        hints.note(self._root, "packed", f"{diff_id} {compression} {level}", said)

@@ -14,16 +14,14 @@ import hashlib
 import os
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rootless import jsontext
 from rootless.engine.build.new_layer import MADE
 from rootless.engine.build.remote import credentials
 from rootless.errors import RlessError, escape
 from rootless.image.model import limits
 from rootless.image.registry import http
-from rootless.linux import files
-from rootless.paths import private_dir
+from rootless.image.store import hints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,38 +51,26 @@ class Memory:
     """What servers have said of URLs.
 
     Args:
-        root: of the store. Records lie beside those of contexts' files.
+        root: of the store.
     """
 
     def __init__(self, root: str) -> None:
-        self._directory = f"{root}/build/content"
+        self._root = root
 
     def find(self, url: str) -> dict[str, str]:
         """Return {digest, etag, modified} of a URL, {} if it is not known."""
-        try:
-            with open(self._path(url), "rb") as file:
-                found: Any = jsontext.loads(file.read(limits.MIB))
-        except (OSError, ValueError, RlessError):
-            return {}
+        found = hints.find(self._root, "url", url)
         kept = ("digest", "etag", "modified")
-        if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in kept):
+        if not all(isinstance(found.get(key), str) for key in kept):
             return {}
         return {key: found[key] for key in kept}
 
     def note(self, url: str, response: Response, digest: str) -> None:
         """Keep what was said; where that fails, the next build fetches it again."""
         etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-        if not etag and not _is_settled(response):
-            return
-        said = {"digest": digest, "etag": etag, "modified": modified}
-        try:
-            private_dir(self._directory)
-            files.write(self._path(url), jsontext.dumps(said).encode("utf-8", "replace"))
-        except (OSError, RlessError):
-            pass  # a full disk
-
-    def _path(self, url: str) -> str:
-        return f"{self._directory}/url-{hashlib.sha256(os.fsencode(url)).hexdigest()}"
+        if etag or _is_settled(response):
+            said = {"digest": digest, "etag": etag, "modified": modified}
+            hints.note(self._root, "url", url, said)
 
 
 def fetch(
