@@ -278,6 +278,12 @@ def read_exactly(fd: int, size: int) -> bytes:
     return data
 
 
+def describe_end(status: int) -> str:
+    """Return how a child has ended, by its status of waitpid(2), for an error."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"was killed (signal {-code})" if code < 0 else f"ended (code {code})"
+
+
 def outcome(pid: int, reader: int) -> tuple[int, bytes]:
     """Wait for a child; return its exit code (-N: signal N), and the last 4 KiB that it said.
 

@@ -29,6 +29,7 @@ from rootless.engine.build.messages import Receiver, sender
 from rootless.engine.build.steps import CopyStep, Result, RunStep, State
 from rootless.errors import RlessError
 from rootless.linux import prctl
+from rootless.linux.process import describe_end
 from rootless.linux.tree import remove_tree
 
 if TYPE_CHECKING:
@@ -330,9 +331,7 @@ class Builder:
         assert step is not None
         process.done += 1
         if said is None:
-            code = os.waitstatus_to_exitcode(status)
-            how = f"was killed (signal {-code})" if code < 0 else f"ended (code {code})"
-            said = {"kind": "failed", "message": f"its process {how}",
+            said = {"kind": "failed", "message": f"its process {describe_end(status)}",
                     "hint": None, "exit_code": 1}  # fmt: skip
         if said["kind"] == "failed":
             failure = {"line": step.line, "end_line": step.end_line, "text": step.text}

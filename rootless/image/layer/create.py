@@ -10,6 +10,7 @@ for one who is such a process already.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -183,7 +184,7 @@ def adopt(
         Archiver(writer, owner=owner).changes(changes(upper, hidden))
         writer.end()
 
-    try:
+    with telling():
         scratch_fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
         is_here = os.fstat(scratch_fd).st_dev == os.stat(upper.upper).st_dev
         if upper.whole or upper.marks or not is_here:
@@ -195,6 +196,17 @@ def adopt(
         finally:
             os.close(scratch_fd)
         return made.seal(below) if sealed.digest else made
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Have an error tell that the layer cannot be kept.
+
+    Raises:
+        RlessError: in place of any OSError, too.
+    """
+    try:
+        yield
     except OSError as error:
         raise RlessError(
             f"cannot keep the layer: {error.strerror}", limits.hint(error.errno)

@@ -7,14 +7,13 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from rootless.errors import RlessError
-from rootless.image.model import limits
+from rootless.image.layer import create
 from rootless.linux import idmap, prctl
+from rootless.linux.process import describe_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
-
-    from rootless.image.layer.create import Unsealed
 
 
 class Sealing:
@@ -27,7 +26,7 @@ class Sealing:
 
     def __init__(
         self,
-        made: Unsealed,
+        made: create.Unsealed,
         below: str | None,
         what: str,
         keep: Callable[[dict[str, Any]], object],
@@ -63,8 +62,7 @@ class Sealing:
         _, status = os.waitpid(self.pid, 0)
         try:
             if not text:
-                code = os.waitstatus_to_exitcode(status)
-                how = f"was killed (signal {-code})" if code < 0 else f"ended (code {code})"
+                how = describe_end(status)
                 raise RlessError(f"cannot keep the layer: the process that reads it {how}")
             return str(idmap.take_answer(text, status))
         except RlessError as error:
@@ -72,7 +70,7 @@ class Sealing:
 
 
 def _seal(
-    made: Unsealed,
+    made: create.Unsealed,
     below: str | None,
     keep: Callable[[dict[str, Any]], object],
     writer: int,
@@ -82,15 +80,9 @@ def _seal(
         prctl.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(137)
-        try:
+        with create.telling():
             meta = made.seal(below)
             keep(meta)
-        except OSError as error:
-            raise RlessError(
-                f"cannot keep the layer: {error.strerror}", limits.hint(error.errno)
-            ) from error
-        except RlessError as error:
-            raise error.within("cannot keep the layer") from error
         return str(meta["chain"])
 
     idmap.answer(writer, work)
