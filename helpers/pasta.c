@@ -61,7 +61,11 @@ static char *inherited(char *path, int fd, char *other)
 {
 	int opened = open(path, O_RDONLY);
 
-	return opened < 0 || dup2(opened, fd) < 0 ? path : other;
+	if (opened < 0 || dup2(opened, fd) < 0)
+		return path;
+	if (opened != fd)
+		close(opened);
+	return other;
 }
 
 int main(int argc, char **argv)
