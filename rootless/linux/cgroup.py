@@ -85,8 +85,8 @@ def find_own() -> str | None:
     return None
 
 
-def wait_until_empty(group: str, deadline: float) -> bool:
-    """Wait until no process is in a group or below it; tell whether that is so.
+def wait_until_empty(group: str, deadline: float) -> None:
+    """Wait until no process is in a group or below it, or until the deadline.
 
     Args:
         deadline: on the clock of time.monotonic().
@@ -95,22 +95,16 @@ def wait_until_empty(group: str, deadline: float) -> bool:
     import time
 
     try:
-        fd = os.open(f"{group}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        with open(f"{group}/cgroup.events", "rb", buffering=0) as file:
+            poll = select.poll()
+            poll.register(file, select.POLLPRI)  # "populated" has changed (cgroups(7))
+            while b"populated 1" in os.pread(file.fileno(), 4096, 0):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                poll.poll(1000 * left)
     except OSError:
-        return True  # it is gone, or was never there
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLPRI)  # "populated" has changed (cgroups(7))
-        while b"populated 1" in os.pread(fd, 4096, 0):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            poll.poll(1000 * left)
-    except OSError:
-        pass  # removed meanwhile
-    finally:
-        os.close(fd)
-    return True
+        pass  # it is gone, or was never there
 
 
 def may_enter(group: str) -> bool:
