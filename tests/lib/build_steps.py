@@ -87,7 +87,7 @@ class Room:
     def run(self, *args: str, **fields: Any) -> Outcome:
         """Do a RUN, with these fields of the step; those of its environment are taken too."""
         known = ("proxies", "hostname", "allowed", "settings", "driver", "idmap", "secrets")
-        known += ("agents", "no_cache", "cgroup", "find_ignored", "killed", "timeout")
+        known += ("agents", "emptied", "cgroup", "find_ignored", "killed", "timeout")
         known += ("cache_namespace",)
         more = {name: fields.pop(name) for name in known if name in fields}
         more["root"] = str(self.directory / "store")

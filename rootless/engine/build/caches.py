@@ -89,8 +89,17 @@ class Cache:
         """Tell whether it was used before."""
         return os.path.isdir(self.path)
 
-    def empty(self) -> None:
-        """Forget what it holds, for the next `make`; but not while others use it."""
+    def empty_once(self, noted: str) -> None:
+        """Forget what it holds, for the next `make`; but not while others use it.
+
+        Args:
+            noted: a directory; whoever has it too finds there that this was done, and keeps it.
+        """
+        try:
+            mark = f"{noted}/emptied-{os.path.basename(self.path)}"
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            return
         if not self.exists():
             return
         if not self._alone:

@@ -211,8 +211,8 @@ class Mounts:
             raise RlessError("source is a directory of `from`, which is not given")
         name = self._cache_name(mount)
         cache = next(one for one in self._caches if one.name == name)
-        if environment.no_cache and mount.given:
-            cache.empty()
+        if environment.emptied and mount.given:
+            cache.empty_once(environment.emptied)
         if not cache.exists():
             seed = -1
             if mount.origin:

@@ -1,7 +1,8 @@
 """The members of a layer that COPY, ADD and WORKDIR make, and the tree that they are for.
 
-A directory that the tree has is no member, so it keeps its mode and owner. All paths are without
-links: `tree.find` has followed them.
+A directory that the tree has is no member, so it keeps its mode and owner, unless the sources have
+one for it. All paths are without links: `tree.find` has followed those of a destination, and those
+that an archive's names lead through are followed here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rootless.image.layer.archiver import Archiver
 from rootless.image.layer.lookup import WHITEOUT_PREFIX
 from rootless.image.layer.tar_reader import DIRECTORY, FIFO, HARD_LINK, REGULAR, SYMLINK
 from rootless.image.layer.unpack import normalise
+from rootless.linux.openat2 import LINKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +63,7 @@ class NewLayer:
         self._owner_of_entry: tuple[int, int] | None = None
         self._before_fd = before_fd
         self._written: dict[bytes, int] = {}  # path -> st_mode
+        self._links: dict[bytes, bytes] = {}  # of an archive: path -> where it points to
         self._directories: dict[bytes, int] = {}  # of the tree before: path -> descriptor, or -1
 
     def close(self) -> None:
@@ -79,15 +82,15 @@ class NewLayer:
                 self._writer.add(here, self._mode(_DIRECTORY_MODE), uid, gid, MADE, DIRECTORY)
 
     def add(self, path: bytes, entry: Entry, owner: tuple[int, int] | None = None) -> None:
-        """Add a file or directory as it is; a directory that is there already stays as it is.
+        """Add a file or directory as it is; a directory that is there gets its mode and owner.
 
         Args:
             owner: of the file, where there is none for the layer; None: as it has it.
         """
         self._owner_of_entry = owner
         if stat.S_ISDIR(entry.status.st_mode):
-            if self._is_new_directory(path):
-                self._archiver.add(path, entry)
+            self._is_new_directory(path)
+            self._archiver.add(path, entry)
         else:
             self._replace(path, entry.status.st_mode)
             self._archiver.add(path, entry)
@@ -105,7 +108,8 @@ class NewLayer:
     def member(self, base: bytes, member: Member, *, owner: bool, mode: bool) -> None:
         """Add a member of an archive beneath a directory; a file's data follows by `data`.
 
-        Whatever is there is replaced, and a directory gets the attributes of the archive.
+        Whatever is there is replaced, and a directory gets the attributes of the archive. Links on
+        the way are followed, with `base` as their root; directories that are missing are made.
 
         Args:
             owner, mode: take those of the layer instead.
@@ -113,14 +117,19 @@ class NewLayer:
         Raises:
             RlessError: its name or that of a link leaves the archive, or is no file's in an image.
         """
-        path = tree.join(base, normalise(member.name))
-        if not path:
+        name = normalise(member.name)
+        if not tree.join(base, name):
             return  # the root of the image stays as it is
+        path = self._place(base, name)
+        self.make(path.rpartition(b"/")[0])
         kind = _KINDS[member.kind]
         link = member.link
         if member.kind == HARD_LINK:
-            link = tree.join(base, normalise(link))
+            link = self._place(base, normalise(link))
         self._note(path, kind | member.mode)
+        self._links.pop(path, None)
+        if member.kind == SYMLINK:
+            self._links[path] = link
         uid, gid = (self._owner or (0, 0)) if owner else (member.uid, member.gid)
         bits = self._mode(kind | member.mode) if mode and member.kind != SYMLINK else member.mode
         found = {
@@ -134,6 +143,46 @@ class NewLayer:
     def data(self, chunk: bytes) -> None:
         """Write some of the contents of the member."""
         self._writer.data(chunk)
+
+    def _place(self, base: bytes, name: bytes) -> bytes:
+        """Return where a name of an archive is, whose parents may be links; its last part is not.
+
+        Raises:
+            RlessError: the links go in a circle.
+        """
+        parent, _, last = name.rpartition(b"/")
+        todo = parent.split(b"/")[::-1]
+        done: list[bytes] = []
+        links = 0
+        while todo:
+            part = todo.pop()
+            if part == b"..":
+                del done[-1:]
+            elif part not in (b"", b"."):
+                target = self._link(tree.join(base, b"/".join((*done, part))))
+                if target is None:
+                    done.append(part)
+                    continue
+                links += 1
+                if links > LINKS:
+                    raise RlessError(f"{tree.shown(parent)}: too many links", None, 1)
+                if target.startswith(b"/"):
+                    done.clear()
+                todo += target.split(b"/")[::-1]
+        return tree.join(base, b"/".join((*done, last)))
+
+    def _link(self, path: bytes) -> bytes | None:
+        """Return where the link points to that has a path now; None: there is none."""
+        if path in self._written:
+            return self._links.get(path)
+        parent, _, name = path.rpartition(b"/")
+        fd = self._open(parent)
+        if fd < 0:
+            return None
+        try:
+            return os.readlink(name, dir_fd=fd)
+        except OSError:
+            return None
 
     def _note(self, path: bytes, mode: int) -> None:
         self._refuse_whiteout(path)

@@ -73,7 +73,8 @@ class StepEnvironment:
             that has to be mounted for it gets a workspace of the name.
         find_ignored: returns the patterns of .dockerignore that hold there, if there are any.
         secrets, agents: by id, the value of a secret and the socket of an agent.
-        root: of the store, where cache mounts are (`caches`). no_cache: begin them anew.
+        root: of the store, where cache mounts are (`caches`).
+        emptied: absolute: where a build notes which of them it has begun anew, each once; "": none.
         cache_namespace: BUILDKIT_CACHE_MOUNT_NS, which sets them apart from others.
         timeout: seconds after which a RUN is ended, 0: never.
     """
@@ -97,7 +98,7 @@ class StepEnvironment:
         secrets: Mapping[str, bytes] | None = None,
         agents: Mapping[str, str] | None = None,
         root: str = "",
-        no_cache: bool = False,
+        emptied: str = "",
         cache_namespace: str = "",
         timeout: float = 0,
     ) -> None:
@@ -121,7 +122,7 @@ class StepEnvironment:
         self.secrets = secrets or {}
         self.agents = agents or {}
         self.root = root
-        self.no_cache = no_cache
+        self.emptied = emptied
         self.cache_namespace = cache_namespace
         self.timeout = timeout
 

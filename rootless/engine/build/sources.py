@@ -453,13 +453,23 @@ class _Finder:
             else:
                 step = self._named(part)
             matches = [found for match in matches for found in step(match)]
-        unique = {match.named: match for match in matches if match.found.status is not None}
+        unique = {match.named: match for match in matches if self._is_there(match.found)}
         if not unique and (self._step.like_cp or not is_pattern):
             raise self._missing(text)
         if not unique:
             self.warnings.append(f"{escape(text)}: nothing has such a name: nothing is copied")
         sources = (self._source(unique[named], is_pattern) for named in sorted(unique))
         return [source for source in sources if source is not None]
+
+    def _is_there(self, found: tree.Found) -> bool:
+        """Tell whether a file is; a directory that is left out is where something below is not."""
+        if found.status is None or not found.is_directory or not self._ignore:
+            return found.status is not None
+        if not _state(self._ignore, os.fsdecode(found.path)).is_excluded:
+            return True
+        source = Source(b"", found.path, is_directory=True)
+        below = Selection(self._root_fd, [source], self._ignore).entries(source)
+        return any(path for path, _ in below)
 
     def _source(self, match: _Match, is_pattern: bool) -> Source | None:
         name = match.named.rpartition(b"/")[2]

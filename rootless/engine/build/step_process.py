@@ -559,7 +559,7 @@ class _StepProcess:
             secrets=site.secrets,
             agents=site.agents,
             root=site.root,
-            no_cache=site.ignores_cache(self.stage),
+            emptied=site.scratch if site.ignores_cache(self.stage) else "",
             cache_namespace=site.cache_namespace,
             timeout=site.request.timeout,
         )

@@ -85,6 +85,14 @@ def test_ignored_and_excluded_files_are_not_copied(build: Build, context: Path) 
     assert done.code == 1 and "d/x" in done.err
 
 
+def test_directory_is_not_there_if_nothing_in_it_comes_back(build: Build, context: Path) -> None:
+    (context / ".dockerignore").write_text("**\n!d/nothing\n")
+    for source in ("d", "d/"):
+        done = build(f"COPY {source} /t\n")
+        assert done.code == 1 and ".dockerignore" in done.err
+    assert listed(build("WORKDIR /t\nCOPY * sub/\n")) == []
+
+
 def test_owner_and_mode_are_those_of_the_flags(build: Build, context: Path) -> None:
     lines = "COPY --chown=user:10 --chmod=u=rwX,go= d /t\nCOPY --chown=7 --chmod=4711 one /t/\n"
     assert listed(build(lines)) == [
@@ -93,9 +101,18 @@ def test_owner_and_mode_are_those_of_the_flags(build: Build, context: Path) -> N
     ]  # fmt: skip
 
 
-def test_existing_directories_keep_mode_and_owner(build: Build) -> None:
+def test_existing_destination_keeps_mode_and_owner(build: Build) -> None:
+    lines = "RUN mkdir -p /t/sub && chmod 711 /t/sub && chown 5:6 /t/sub && echo old > /t/sub/y\n"
+    assert listed(build(f"{lines}COPY d/sub /t/sub\n")) == ["sub 711 5:6", "sub/y 644 0:0"]
+
+
+def test_existing_directory_gets_mode_and_owner_of_the_one_that_is_copied(
+    build: Build, context: Path
+) -> None:
+    """Docker does so, for each directory below the source: buildah's conformance test "directory"."""
     lines = "RUN mkdir -p -m 711 /t/sub && chown 5:6 /t/sub && echo old > /t/sub/y\n"
-    assert listed(build(f"{lines}COPY d /t\n"))[:2] == ["sub 711 5:6", "sub/y 644 0:0"]
+    (context / "d/sub").chmod(0o750)
+    assert listed(build(f"{lines}COPY d /t\n"))[:2] == ["sub 750 0:0", "sub/y 644 0:0"]
 
 
 def test_directory_over_a_file_is_an_error(build: Build) -> None:
@@ -144,6 +161,46 @@ def test_archive_is_unpacked_by_its_content(build: Build, context: Path) -> None
     assert [line.split()[0] for line in listed(build("ADD packed /t/\n"))] == ["x"]
     assert listed(build("ADD --unpack=false packed /t/\n")) == ["packed 644 0:0"]
     assert listed(build("COPY packed /t/\n")) == ["packed 644 0:0"]
+
+
+def _archive(path: Path, *members: tuple[str, bytes, str]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, kind, link in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            archive.addfile(member)
+
+
+def test_links_on_the_way_are_followed_in_the_destination(build: Build, context: Path) -> None:
+    """Those of the archive and those that are there, as tar in a chroot of the destination does."""
+    _archive(
+        context / "a.tar",
+        ("up", tarfile.SYMTYPE, "../.."),
+        ("up/etc/file", tarfile.REGTYPE, ""),
+        ("bin/tool", tarfile.REGTYPE, ""),
+        ("bin/same", tarfile.LNKTYPE, "bin/tool"),
+    )
+    lines = "RUN mkdir -p /t/usr/bin && ln -s /usr/bin /t/bin\nADD a.tar /t\nRUN test -L /t/bin\n"
+    assert listed(build(lines)) == [
+        "etc 755 0:0", "etc/file 644 0:0",
+        "usr 755 0:0", "usr/bin 755 0:0", "usr/bin/same 644 0:0", "usr/bin/tool 644 0:0",
+    ]  # fmt: skip
+
+
+def test_links_of_an_archive_may_not_go_in_a_circle(build: Build, context: Path) -> None:
+    _archive(context / "a.tar", ("l", tarfile.SYMTYPE, "l"), ("l/file", tarfile.REGTYPE, ""))
+    done = build("ADD a.tar /t\n")
+    assert done.code == 1 and "too many links" in done.err
+
+
+def test_directories_that_an_archive_leaves_out_are_in_the_layer(
+    context: Path, rless: Product, tmp_path: Path
+) -> None:
+    _archive(context / "a.tar", ("deep/down/file", tarfile.REGTYPE, ""))
+    Builds(rless, context)("FROM scratch\nADD a.tar /t/\n").expect()
+    saved = tmp_path / "saved.tar"
+    rless("save", "-q", "-o", str(saved), NAME).expect()
+    assert list(images.saved_members(saved)[-1]) == ["t", "t/deep", "t/deep/down", "t/deep/down/file"]
 
 
 def test_attributes_and_capabilities_are_kept(

@@ -189,12 +189,16 @@ def test_cache_begins_with_what_from_has(room: Room) -> None:
     assert ran.out == "more\n"
 
 
-def test_without_the_cache_a_cache_with_options_is_empty(room: Room) -> None:
+def test_without_the_cache_a_cache_with_options_is_begun_anew_once(
+    room: Room, tmp_path: Path
+) -> None:
     with_mode, plain = ["type=cache,target=/n,mode=700"], ["type=cache,target=/n"]
     for mounts in (with_mode, plain):
         room.run("echo 1 >/n/f", mounts=mounts, network="none")
-    assert room.run("ls /n", mounts=with_mode, no_cache=True, network="none").out == ""
-    assert room.run("ls /n", mounts=plain, no_cache=True, network="none").out == "f\n"
+    anew = {"emptied": str(tmp_path), "network": "none"}
+    assert room.run("ls /n", mounts=plain, **anew).out == "f\n"
+    assert room.run("ls /n; echo 2 >/n/g", mounts=with_mode, **anew).out == ""
+    assert room.run("ls /n", mounts=with_mode, **anew).out == "g\n"  # of the same build
 
 
 def test_id_of_a_cache_is_no_path(room: Room) -> None:
@@ -256,10 +260,14 @@ def test_shared_cache_that_others_use_is_not_emptied(tmp_path: Path) -> None:
         one.take("shared", lambda: None)
     owner = (os.getuid(), os.getgid())
     first.make(0o755, owner, -1, str(tmp_path / "new"), single=False)
-    second.empty()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    second.empty_once(str(tmp_path / "one"))
     assert first.exists()
     first.close()
-    second.empty()
+    second.empty_once(str(tmp_path / "one"))
+    assert second.exists()
+    second.empty_once(str(tmp_path / "two"))
     assert not second.exists()
     second.close()
 
