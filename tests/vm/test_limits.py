@@ -351,3 +351,48 @@ def test_logout_ends_containers_without_linger(machine: Machine) -> None:
     finally:
         back = "rm /etc/systemd/logind.conf.d/test.conf; systemctl restart systemd-logind"
         machine.run(back, "root").expect()
+
+
+def test_limits_of_workflow_engines_are_enforced(machine: Machine) -> None:
+    """Under other names they are what is asked for, without a warning, where systemd delegates."""
+    text = r"""
+        rless tag $IMAGE localhost/box && rless alias install ~/links >/dev/null 2>&1
+        cd ~/links || exit
+        for name in docker podman; do
+            for flags in '--cpu-shares 512' --limits=enforce; do
+                ./$name run --rm --network none $flags -m 64m --memory-swap 64m --cpus 0.5 $IMAGE \
+                    sh -c 'cd /sys/fs/cgroup; cat memory.max cpu.max pids.max; ulimit -d'
+            done
+            ./$name run --rm --network none -m 64m --memory-swap 64m $IMAGE \
+                dd if=/dev/zero of=/dev/null bs=200M count=1; echo $?
+        done
+        look='cd /sys/fs/cgroup/$(sed s/^0::// /proc/self/cgroup)
+            cat memory.max cpu.max pids.max; ulimit -d'
+        set -- --memory 64m --memory-swap 64m --cpus 0.5 --pids-limit 40
+        ./apptainer exec "$@" docker://localhost/box sh -c "$look"
+        ./apptainer exec "$@" docker://localhost/box dd if=/dev/zero of=/dev/null bs=200M count=1
+        echo $?
+        ./apptainer -q instance start "$@" docker://localhost/box one
+        ./apptainer exec instance://one sh -c "$look"
+        ./apptainer -q instance stop one
+        rless rmi localhost/box >/dev/null; rm -r ~/links"""
+    done = machine.run(script(text))
+    memory, limits = str(64 << 20), ["50000 100000"]
+    docker = [memory, *limits, "2048", "unlimited"] * 2 + ["137"]
+    apptainer = [memory, *limits, "40", "unlimited"]
+    assert done.lines() == [*docker * 2, *apptainer, "137", *apptainer], done
+    assert "warning" not in done.err.lower(), done
+
+
+def test_limits_that_are_not_delegated_are_told(machine: Machine) -> None:
+    """bob has no controller of block devices: the other limits hold, and a warning says so."""
+    text = r"""
+        rless alias install ~/links >/dev/null 2>&1; cd ~/links
+        ./docker run --rm --network none -m 64m --blkio-weight 500 $IMAGE \
+            cat /sys/fs/cgroup/memory.max; echo $?
+        ./docker run --rm --network none -m 64m --blkio-weight 500 --limits=enforce $IMAGE true
+        echo $?; rm -r ~/links"""
+    done = machine.run(script(text), "bob")
+    assert done.lines() == [str(64 << 20), "0", "125"], done
+    told = [line for line in done.err.splitlines() if line.startswith("docker: ")]
+    assert len(told) == 2 and all("io" in line for line in told), done
