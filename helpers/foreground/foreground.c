@@ -25,7 +25,7 @@
  *     'A' FLAGS(1) TEXT NUL FACTS, with descriptors: attend. Answer: 'a'; no signal to it follows
  *     'S': step aside: it ends, and this process becomes what it would have been without a child
  * Of the link, which comes with 'A': 'B' begun; 'F' DETAIL failed; 'X' CODE(4) ended. To the link:
- *     'K' NUMBER signal the application; 'D' let go
+ *     'K' NUMBER signal the application; 'K' NUMBER 1 its process group, too; 'D' let go
  */
 #define _GNU_SOURCE
 #include "foreground.h"
@@ -52,7 +52,7 @@ enum {
 	PATIENCE = 3000, /* ms that a start may take to end */
 	PACE = 4096, /* what poll(2) promises to fit into a writable pipe */
 };
-enum { DETACH = 8, FORWARD = 16, TO_PYTHON = 32 }; /* flags of 'A'; the lowest three: the streams */
+enum { DETACH = 8, FORWARD = 16, TO_PYTHON = 32, KEYS = 64 }; /* flags of 'A'; the lowest three: the streams */
 enum { IN, OUT, ERR };
 
 #define BIT(number) (1ULL << ((number) - 1))
@@ -362,6 +362,16 @@ __attribute__((noreturn)) static void give_up(void)
 	_exit(write(2, why, sizeof(why) - 1) < 0 ? 125 : 1);
 }
 
+/* Pass a signal on. With KEYS the application is as a child of the caller: a key of the terminal is
+ * for all processes of its group, or a shell waits for its program, which has heard nothing. */
+static void forward(const struct signalfd_siginfo *info)
+{
+	bool key = flags & KEYS && info->ssi_code == SI_KERNEL;
+
+	send(link_fd, (char[]){ 'K', (char)info->ssi_signo, 1 }, key ? 3 : 2,
+	     MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 static void take_signal(void)
 {
 	struct signalfd_siginfo info;
@@ -378,7 +388,7 @@ static void take_signal(void)
 	else if (begun && (number == SIGINT || number == SIGTERM) && ++given_up == 3)
 		give_up();
 	else if (begun)
-		send(link_fd, (char[]){ 'K', (char)number }, 2, MSG_DONTWAIT | MSG_NOSIGNAL);
+		forward(&info);
 	else if (attending)
 		interrupt(number);
 	else if (number == SIGTSTP)

@@ -73,7 +73,7 @@ static void dispatch(struct client *client, const unsigned char *said, size_t si
 			ioctl(me.pty_fd, TIOCSWINSZ, &window);
 		break;
 	case 'K':
-		answer(client, 'k', signal_init(said[1]));
+		answer(client, 'k', size == 3 && said[2] ? signal_group(said[1]) : signal_init(said[1]));
 		break;
 	case 'S':
 		stop_restarts();

@@ -21,7 +21,8 @@
  *   J pidfd                (--join) a process that has joined: it is signalled in place of init,
  *                          and the container ends with the last one   answer: j errno
  *   W rows columns         resize the terminal (u16, little endian)
- *   K number               signal init     answer: k errno; EAGAIN: once it is the application
+ *   K number [1]           signal init, or (1) its process group
+ *                          answer: k errno; EAGAIN: once it is the application
  *   S                      the user stops it: no restart
  *   U {"restart": {...}}   another restart policy
  *   N name                 it has another name now

@@ -123,6 +123,7 @@ unsigned read_config(int fd);
 
 /* signals.c: signals to init, and those that come to us */
 int signal_init(int number);
+int signal_group(int number);
 void begin_signals(void);
 void block_signals(bool block);
 void set_signal(int number, void (*handler)(int));

@@ -17,6 +17,16 @@ int signal_init(int number)
 	return syscall(SYS_pidfd_send_signal, me.init_fd, number, NULL, 0) < 0 ? errno : 0;
 }
 
+/* Signal the process group that init leads, if it does; else init alone. */
+int signal_group(int number)
+{
+	/* It is our child that we have not waited for: the number is nobody else's. */
+	if (me.ended || me.init <= 0 || me.status_fd >= 0 || has_joined() ||
+	    syscall(SYS_getpgid, (long)me.init) != me.init)
+		return signal_init(number);
+	return syscall(SYS_kill, (long)-me.init, (long)number) < 0 ? errno : 0;
+}
+
 /* The application runs: now it gets what it was sent. */
 void begin_signals(void)
 {

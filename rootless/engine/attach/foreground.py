@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rootless.engine.state.container import Container
 
 ALWAYS, UNTIL_BEGUN = 1, 2  # of the monitor's config, `stop_on_disconnect`
-_PROXY, _DETACH, _PYTHON = 16, 8, 32
+_PROXY, _DETACH, _PYTHON, _KEYS = 16, 8, 32, 64
 
 
 class Attachment:
@@ -47,11 +47,12 @@ class Attachment:
         streams: the ones of stdin, stdout and stderr that it copies; (): it detaches at once.
         keys: the keys to detach from a terminal, as typed; None: the default.
         proxy: it forwards signals.
+        group: a key of the caller's terminal is for all of the application's process group.
         stop_on_disconnect: the container ends with the foreground process, until the user detaches.
         says: what the foreground process prints when it detaches at once.
     """
 
-    __slots__ = ("keys", "proxy", "says", "stop_on_disconnect", "streams")
+    __slots__ = ("group", "keys", "proxy", "says", "stop_on_disconnect", "streams")
 
     def __init__(
         self,
@@ -60,11 +61,13 @@ class Attachment:
         *,
         proxy: bool,
         stop_on_disconnect: bool,
+        group: bool = False,
         says: str = "",
     ) -> None:
         self.streams = tuple(streams)
         self.keys = keys
         self.proxy = proxy
+        self.group = group
         self.stop_on_disconnect = stop_on_disconnect
         self.says = says
 
@@ -108,6 +111,8 @@ class Foreground:
             flags |= _DETACH
         if attachment.proxy:
             flags |= _PROXY
+        if attachment.group:
+            flags |= _KEYS
         if facts["tty"] or notify:
             flags |= _PYTHON
         says = attachment.says.encode("utf-8", "surrogateescape")

@@ -86,6 +86,7 @@ def _make(
         streams,
         request.detach_keys,
         proxy=request.sig_proxy,
+        group=request.pid == "host",  # as a program that the caller has started itself
         stop_on_disconnect=bool(streams),
         says=context.container.id if request.detach and says_id else "",
     )

@@ -6,8 +6,10 @@ import base64
 import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -578,3 +580,34 @@ def test_file_of_a_web_server(apptainer: Front, pictures: Path, tmp_path: Path) 
             assert said_of in done.err and done.err.count("\n") == 1, done
         done = apptainer("pull", "no.sif", server.url("/no.sif"), cwd=tmp_path).expect(255)
         assert os.listdir(tmp_path) == ["tool.sif"]
+
+
+@pytest.mark.parametrize("pid", [False, True])
+def test_key_ends_a_shell_and_its_program(
+    apptainer: Front, pictures: Path, tmp_path: Path, pid: bool
+) -> None:
+    """Ctrl-C is for both, as without a container, although the output is no terminal.
+
+    In a pid namespace the shell is process 1, which has it alone.
+    """
+    script = "trap 'echo key >key; exit 3' INT; echo >begun; sleep 60; echo none >none"
+    flags = ["--pid", "--no-init"] if pid else []
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.dup2(os.open("out", os.O_WRONLY | os.O_CREAT), 1)
+        words = ["apptainer", "exec", *flags, str(pictures / "plain.img"), "sh", "-c", script]
+        os.execve(apptainer.links / "apptainer", words, apptainer.env)
+    try:
+        wait_for((tmp_path / "begun").exists, "the program to run")
+        os.write(terminal, b"\3")
+        if not pid:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+            assert (tmp_path / "key").exists() and not (tmp_path / "none").exists()
+            return
+        time.sleep(0.3)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0) and not (tmp_path / "key").exists()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    finally:
+        os.close(terminal)
