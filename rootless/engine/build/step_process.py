@@ -487,7 +487,7 @@ class _StepProcess:
             self._settle()
             # The next build need not look, nor fetch the layers for that
             self.site.cache.store(key, self.before.chain, text=step.text)
-            return self.before, 0.0, True, [key]
+            return self.before, 0.0, not self.site.ignores_cache(self.stage), [key]
         return self._find_or_make(step, key, lambda: self.make_layer(write))
 
     def make_layer(self, write: Callable[[int], None]) -> dict[str, Any]:

@@ -119,6 +119,11 @@ def test_second_build_takes_all_from_the_cache(
     assert run_made(rless, "cat", "/copy") == "2"
 
 
+def test_nothing_is_shown_as_cached_without_the_cache(build: Build) -> None:
+    done = build("FROM localhost/base:1\nWORKDIR /\nRUN true\n", "--no-cache").expect()
+    assert "WORKDIR /" in done.err and "CACHED" not in done.err
+
+
 def test_changes_of_the_config_alone_invalidate_nothing(build: Build) -> None:
     seed = f"RUN echo {time.time()}"
     build(f"FROM localhost/base:1\nLABEL a=1\n{seed}\nCMD x\n").expect()
