@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from rootless.host import facts, hints, packages
+from rootless.host import tun as tun_device
 from rootless.linux.call import KERNEL_FLOOR, KERNELS, parse_release
 from rootless.linux.cgroup import DELEGATE_FILE, DELEGATE_TEXT
 
@@ -338,8 +339,8 @@ def check_network(program: str | None, said: Outcome, tun: Outcome) -> Check:
     if not said:
         return Check("network", FAIL, f"{program}: {said.error}", lost, "install passt again")
     if not tun:
-        fix = "sudo modprobe tun; sudo chmod 666 /dev/net/tun"
-        return Check("network", FAIL, f"/dev/net/tun: {tun.error}", lost, fix)
+        why, fix = tun_device.hint_for_tun_failure()
+        return Check("network", FAIL, f"{tun_device.TUN}: {why} ({tun.error})", lost, fix)
     return Check("network", OK, f"{said.result or 'pasta'} ({program})")
 
 

@@ -56,6 +56,10 @@ _APPARMOR = (
 PROFILE_WANTED = (
     "the administrator installs a profile for rless: `rless doctor` prints it and the commands"
 )
+SELINUX_WANTED = (
+    "`sudo ausearch -m AVC -ts recent` shows what it denied; "
+    "the administrator runs: sudo semanage login -a -s unconfined_u NAME"
+)
 _IN_CONTAINER = (
     "this process is in a container, and its seccomp filter or missing rights forbid it",
     OUTER,
@@ -102,8 +106,7 @@ def hint_for_userns_failure(number: int) -> tuple[str, str]:
         if confined not in ("", facts.UNCONFINED):
             return (
                 f"SELinux does not let processes of the type {confined} use user namespaces",
-                "`sudo ausearch -m AVC -ts recent` shows what it denied; "
-                "the administrator runs: sudo semanage login -a -s unconfined_u NAME",
+                SELINUX_WANTED,
             )
         status = facts.parse_status(facts.read("/proc/self/status") or "")
         if status.get("Seccomp", "0") == "2":

@@ -78,10 +78,12 @@ def program() -> str:
             "or use --network=host or --network=none",
         )
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        from rootless.host.tun import hint_for_tun_failure
+
+        why, hint = hint_for_tun_failure()
         raise RlessError(
-            "the default network needs /dev/net/tun, which is missing or closed to you",
-            "ask the administrator for `modprobe tun` and mode 0666, "
-            "or use --network=host or --network=none",
+            f"the default network needs /dev/net/tun: {why}",
+            f"use --network=host or --network=none, or: {hint}",
         )
     return path
 

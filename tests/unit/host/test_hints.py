@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rootless.host import facts, hints
+from rootless.host import facts, hints, tun
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,20 @@ def test_selinux_is_named_where_it_confines_the_user(monkeypatch: pytest.MonkeyP
     assert "ausearch -m AVC" in hint
     texts["/proc/self/attr/current"] = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023\0"
     assert "SELinux" not in hints.hint_for_userns_failure(errno.EACCES)[0]
+
+
+def test_selinux_is_named_where_it_closes_the_tun_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"/sys/fs/selinux/enforce": "1", "/proc/self/attr/current": "staff_u:r:staff_t:s0\0"}
+    monkeypatch.setattr(facts, "read", texts.get)
+    monkeypatch.setattr(tun, "TUN", "/dev/null")  # any device that everybody may open
+    why, hint = tun.hint_for_tun_failure()
+    assert why == "SELinux does not let processes of the type staff_t open it"
+    assert hint is hints.SELINUX_WANTED
+    monkeypatch.setattr(tun, "TUN", "/dev/mem")
+    assert tun.hint_for_tun_failure()[1] == "sudo modprobe tun; sudo chmod 666 /dev/mem"
+    texts["/sys/fs/selinux/enforce"] = "0"
+    monkeypatch.setattr(tun, "TUN", "/dev/null")
+    assert "missing or closed to you" in tun.hint_for_tun_failure()[0]
 
 
 def test_apparmor_profile_that_confines_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
